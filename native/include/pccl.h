@@ -1,0 +1,299 @@
+/* pccl.h: the whole C ABI of pccl-py's data plane, and its manual.
+ *
+ * An engine is one peer's end of the data plane: one listening port, links to its ring neighbours,
+ * and the collectives in flight. It decides nothing about membership: it is given views, told to
+ * flush, and reports evidence as events; the control plane (Python) talks to the coordinator.
+ *
+ * Depends on libc and POSIX sockets. Nothing here logs, reads the environment, installs a signal
+ * handler or keeps a global. All integers of the wire are little endian; see PROTOCOL.md.
+ *
+ * Threads. pccl_engine_new starts one thread, "pccl-io", which alone touches sockets and protocol
+ * state; pccl_engine_free joins it. Every other function only exchanges messages with it under a
+ * mutex and never waits for the network, except pccl_engine_wait, which waits as long as it is told.
+ *
+ * Errors. Functions return enum pccl_status, 0 is success. Violating "Thread" or "Owned by" is a bug
+ * in the caller and asserts.
+ *
+ * The part between the two cffi markers is what Python is given: declarations and integer defines.
+ */
+#ifndef PCCL_H
+#define PCCL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* cffi-begin */
+
+#define PCCL_ABI_VERSION 1
+#define PCCL_WIRE_VERSION 1
+#define PCCL_HOST_MAX 64         /* bytes of a numeric address text, terminator included */
+#define PCCL_MEMBERS_MAX 1024    /* members of one group in one view */
+#define PCCL_OPS_MAX 1024        /* ops submitted and not ended, per engine */
+#define PCCL_ENDED_NAMED_MAX 4096 /* named ops ended and remembered, per engine, see PCCL_EVENT_FULL */
+#define PCCL_SEGMENTS_MAX 65536  /* segments of one op */
+#define PCCL_REASON_MAX 160      /* bytes of a reason text, terminator included */
+
+/* What the caller does next; the same members as pccl_py.errors.Code. */
+enum pccl_status {
+    PCCL_OK = 0,
+    PCCL_USAGE = 1,
+    PCCL_PEER_LOST = 2,
+    PCCL_DEADLINE_EXCEEDED = 3,
+    PCCL_EVICTED = 4,
+    PCCL_COORDINATOR_LOST = 5,
+    PCCL_RESOURCE = 6,
+    PCCL_PROTOCOL = 7,
+    PCCL_PENDING = 100 /* not an error: nothing yet */
+};
+
+/* The same members and numbers as pccl_py.types.DType. */
+enum pccl_dtype {
+    PCCL_UINT8 = 0,
+    PCCL_INT8 = 1,
+    PCCL_INT16 = 2,
+    PCCL_INT32 = 3,
+    PCCL_INT64 = 4,
+    PCCL_FLOAT16 = 5,
+    PCCL_BFLOAT16 = 6,
+    PCCL_FLOAT32 = 7,
+    PCCL_FLOAT64 = 8
+};
+
+/* The same members and numbers as pccl_py.types.ReduceOp. */
+enum pccl_reduce {
+    PCCL_SUM = 0,
+    PCCL_AVG = 1,
+    PCCL_PROD = 2,
+    PCCL_MIN = 3,
+    PCCL_MAX = 4
+};
+
+enum pccl_kind {
+    PCCL_ALL_REDUCE = 0,
+    PCCL_BROADCAST = 1
+};
+
+typedef struct pccl_engine pccl_engine;
+
+struct pccl_config {
+    const char *bind_host; /* numeric IPv4 or IPv6 address to listen on */
+    uint16_t bind_port;    /* 0: the system chooses */
+    uint64_t run;          /* hash of the run id: links of other runs are refused */
+    uint64_t peer;         /* this peer's id, not 0 */
+    uint8_t proof[32];     /* expected of and shown to every link; zero without a run secret */
+    uint64_t scratch_bytes; /* bound on segment buffers, at least one segment per member is taken */
+    uint32_t handshake_ms; /* a link that has not shown a valid handshake by then is closed */
+    int32_t checksum_payload; /* 1: CRC32C over header and payload; 0: header only */
+};
+
+/* One member of the engine's group, in ring order. */
+struct pccl_member {
+    uint64_t peer;
+    char host[PCCL_HOST_MAX]; /* numeric address where its engine listens */
+    uint16_t port;
+    uint16_t rank; /* position in order of joining: what `root` of an op means */
+};
+
+#define PCCL_HOLDER_REDO (-1)
+#define PCCL_HOLDER_ALL (-2)
+
+enum pccl_outcome {
+    PCCL_RUN = 0,
+    PCCL_DONE = 1,
+    PCCL_ABORT = 2
+};
+
+/* The coordinator's decision on one op, part of a view. */
+struct pccl_verdict {
+    uint64_t op;
+    int32_t outcome;         /* enum pccl_outcome */
+    int32_t status;          /* PCCL_ABORT: the error */
+    uint32_t holder_count;   /* PCCL_RUN: 0 (all redo) or the op's number of segments */
+    const int32_t *holders;  /* index into the ring, PCCL_HOLDER_REDO or PCCL_HOLDER_ALL */
+    const char *text;        /* PCCL_ABORT: what the caller is told, at most 1023 bytes are kept */
+};
+
+struct pccl_view {
+    uint32_t epoch;
+    int32_t fresh;          /* 1: first view of a line, op numbers restart */
+    uint32_t self;          /* this peer's index in `members` */
+    uint32_t member_count;  /* 1..PCCL_MEMBERS_MAX */
+    const struct pccl_member *members;
+    uint32_t stable;        /* every unnamed op of the line up to this number is held by all */
+    uint32_t verdict_count;
+    const struct pccl_verdict *verdicts;
+};
+
+struct pccl_op {
+    int32_t kind;       /* enum pccl_kind */
+    int32_t dtype;      /* enum pccl_dtype */
+    int32_t reduce;     /* enum pccl_reduce; PCCL_SUM for broadcast */
+    uint32_t root;      /* broadcast: rank of the source; else 0 */
+    void *data;         /* in place: input and destination, count elements, aligned to the dtype */
+    uint64_t count;
+    uint64_t name;      /* 0: unnamed, matched by order; else a hash of the name, matched by (name, n-th use) */
+    int32_t strict;     /* 1: a death that costs a segment raises PCCL_PEER_LOST */
+    uint64_t timeout_ns; /* from now; at least 1 */
+};
+
+/* The end of one op. text is empty on success. */
+struct pccl_result {
+    uint64_t op;
+    int32_t status;
+    uint32_t contributors_min;
+    uint32_t contributors_max;
+    uint32_t repaired;      /* segments redone or fetched after a view change */
+    uint64_t bytes_sent;
+    uint64_t bytes_received;
+    uint64_t elapsed_ns;
+    char text[1024];
+};
+
+enum pccl_event_type {
+    PCCL_EVENT_LINK_LOST = 1, /* evidence: the link in use to `peer` broke; reason says how */
+    PCCL_EVENT_TIMEOUT = 2,   /* `op` passed its deadline; reason is the blame line; once per op */
+    PCCL_EVENT_MISMATCH = 3,  /* `peer` submitted `op` with another descriptor: field, mine, theirs */
+    PCCL_EVENT_FLUSHED = 4,   /* engine stopped in `epoch`: fetch the report */
+    PCCL_EVENT_REPAIRED = 5,  /* everything the plan of view `epoch` asked of this peer is final */
+    PCCL_EVENT_FULL = 6       /* the table of ended named ops is full; named submits wait for a view */
+};
+
+struct pccl_event {
+    int32_t type;
+    uint32_t epoch;
+    uint64_t peer;
+    uint64_t op;
+    char reason[PCCL_REASON_MAX];
+    char field[16];
+    char mine[64];
+    char theirs[64];
+};
+
+#define PCCL_OP_RUNNING 0
+#define PCCL_OP_STABLE 1
+#define PCCL_OP_RAISED 2
+
+/* One op of a flush report; `final` points into the report: bit i, least significant first, is
+ * segment i, (segments + 7) / 8 bytes. */
+struct pccl_op_report {
+    uint64_t op;
+    int32_t status; /* PCCL_OP_RUNNING, _STABLE, _RAISED */
+    int32_t strict;
+    uint64_t root_peer; /* broadcast: the source's peer id, else 0 */
+    int32_t timed_out;
+    int32_t code; /* if raised */
+    uint32_t segments;
+    const uint8_t *final;
+};
+
+struct pccl_report {
+    uint32_t epoch;
+    uint32_t submitted; /* unnamed ops submitted in this line */
+    uint32_t stable;
+    uint32_t op_count;
+    const struct pccl_op_report *ops;
+};
+
+struct pccl_stats {
+    uint64_t bytes_sent;      /* payload and headers, all links */
+    uint64_t bytes_received;
+    uint64_t frames_sent;
+    uint64_t frames_received;
+    uint64_t links_refused;   /* bad handshakes, garbage, strangers */
+    uint64_t scratch_bytes;   /* segment buffers allocated */
+    uint32_t ops_running;
+    uint32_t links_up;
+};
+
+/* PCCL_ABI_VERSION of the library. Thread: any. Never blocks. */
+int pccl_version(void);
+
+/* A status in words, static storage, never NULL. Thread: any. */
+const char *pccl_status_name(int status);
+
+/* Bytes of one element, or 0 for an unknown dtype. Thread: any. */
+size_t pccl_dtype_size(int dtype);
+
+/* Makes an engine: binds, listens, starts pccl-io. It has no view yet: submits wait for the first.
+ * Thread: any; blocks only for the system calls. Owned by: the caller, who frees it with
+ * pccl_engine_free; config is copied. Errors: PCCL_USAGE (address), PCCL_RESOURCE (port, memory,
+ * fds; errno is set and *os_error keeps it). */
+int pccl_engine_new(const struct pccl_config *config, pccl_engine **engine, int *os_error);
+
+/* Stops pccl-io, closes every socket, ends every op with PCCL_EVICTED for waiters, frees. Buffers
+ * of submitted ops are not touched afterwards. Thread: any, once, with no other call in progress;
+ * blocks until the thread has ended (milliseconds). engine may be NULL. */
+void pccl_engine_free(pccl_engine *engine);
+
+/* In a forked child: closes the inherited sockets and nothing else, so that the child does not hide
+ * its parent's death. The engine must not be used in the child afterwards, nor freed.
+ * Thread: the child's only one. */
+void pccl_engine_abandon_after_fork(pccl_engine *engine);
+
+/* The port that the engine listens on. Thread: any. */
+int pccl_engine_port(const pccl_engine *engine);
+
+/* Installs a view; epoch must be higher than the last. Verdicts are applied, then what is left runs
+ * on among the new members. Thread: control; never blocks. Owned by: view is copied.
+ * Errors: PCCL_USAGE (bad counts, self, addresses), PCCL_RESOURCE (memory). */
+int pccl_engine_set_view(pccl_engine *engine, const struct pccl_view *view);
+
+/* Stops data frames of epochs up to `epoch` and produces PCCL_EVENT_FLUSHED; may be repeated.
+ * Thread: control; never blocks. Errors: PCCL_RESOURCE. */
+int pccl_engine_flush(pccl_engine *engine, uint32_t epoch);
+
+/* The report of the last flush. Thread: control, after PCCL_EVENT_FLUSHED. Owned by: the caller
+ * frees it with pccl_report_free. Errors: PCCL_PENDING (none yet), PCCL_RESOURCE. */
+int pccl_engine_report(pccl_engine *engine, struct pccl_report **report);
+void pccl_report_free(struct pccl_report *report);
+
+/* Submits an op; *op_id is its number as the coordinator knows it, *ticket what wait takes. The op
+ * starts when all that is needed is there; a submit after the engine was failed ends at once.
+ * Thread: any; never blocks. Owned by: data belongs to the engine until pccl_engine_wait has
+ * returned the result for this ticket. Errors: PCCL_USAGE (arguments, overlap with a buffer in
+ * flight, a name whose hash meets another), PCCL_RESOURCE (PCCL_OPS_MAX ops in flight, memory). */
+int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *op_id,
+                       uint64_t *ticket);
+
+/* Waits up to timeout_ms (0: asks only) for an op's end. PCCL_OK: it has ended, *result says how,
+ * and the ticket is gone. PCCL_PENDING: not yet. Thread: any, one waiter per ticket; blocks as told.
+ * Errors: PCCL_USAGE (no such ticket). */
+int pccl_engine_wait(pccl_engine *engine, uint64_t ticket, int timeout_ms,
+                     struct pccl_result *result);
+
+/* Ops (named ones included) submitted by this peer in this line: the safe-point position.
+ * Thread: any; never blocks. */
+uint64_t pccl_engine_submitted(pccl_engine *engine);
+
+/* Ends every op, now and later, with `status` and `text`; links are closed. Final for the engine.
+ * Thread: any; never blocks. */
+void pccl_engine_fail(pccl_engine *engine, int status, const char *text);
+
+/* Readable while events wait. Thread: any. Owned by: the engine; do not read or close it. */
+int pccl_engine_event_fd(const pccl_engine *engine);
+
+/* The next event, oldest first. PCCL_OK or PCCL_PENDING. Thread: control; never blocks. */
+int pccl_engine_next_event(pccl_engine *engine, struct pccl_event *event);
+
+/* Counters since pccl_engine_new. Thread: any; never blocks. */
+void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats);
+
+/* cffi-end */
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,160 @@
+"""Values that every layer speaks of: peers, members, views, verdicts, op results (layer 0).
+
+Pure data, frozen; nothing here decides or does anything.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NewType
+
+PeerId = NewType("PeerId", int)
+"""One process life, a random unsigned 64-bit number; a restarted worker is a new peer (R12)."""
+
+REDO = -1  # in Verdict.holders: final nowhere, reduce the segment again
+HELD_BY_ALL = -2  # in Verdict.holders: every stayer has it, nothing to do
+
+
+def peer_text(peer: int) -> str:
+    """A peer id as people read it: the first 8 of its 16 hex digits."""
+    return f"{peer:016x}"[:8]
+
+
+class ReduceOp(enum.IntEnum):
+    """Reductions, numbered as in pccl.h."""
+
+    SUM = 0
+    AVG = 1
+    PROD = 2
+    MIN = 3
+    MAX = 4
+
+
+class DType(enum.IntEnum):
+    """Element types, numbered as in pccl.h."""
+
+    UINT8 = 0
+    INT8 = 1
+    INT16 = 2
+    INT32 = 3
+    INT64 = 4
+    FLOAT16 = 5
+    BFLOAT16 = 6
+    FLOAT32 = 7
+    FLOAT64 = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a view. `host`, `port`: where its engine listens for data links."""
+
+    peer: PeerId
+    name: str
+    group: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({peer_text(self.peer)})"
+
+
+class Outcome(enum.IntEnum):
+    """What a flush decided about one op."""
+
+    RUN = 0  # goes on in the next view, segment by segment as `holders` says
+    DONE = 1  # held whole by all: return
+    ABORT = 2  # final nowhere, or not completable: raise `code`, `text`
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The coordinator's decision on one op above `stable`, part of a view record (VIEWS §1).
+
+    op: engine op id. holders (RUN only): per segment the index into the group's ring of the member
+    that serves it, or REDO, or HELD_BY_ALL; empty means REDO for all segments.
+    code, text (ABORT only): the error that every member raises.
+    """
+
+    op: int
+    outcome: Outcome
+    holders: tuple[int, ...] = ()
+    code: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """One group's part of a view record. ring: peer ids in ring order; stable: every unnamed op of
+    this line up to this number is held by all (or raised by all); verdicts: the repair plan, the
+    done ops and the aborts still in force."""
+
+    group: str
+    ring: tuple[PeerId, ...]
+    stable: int = 0
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A view as journaled and installed, verdicts included (R9), byte for byte the same for all.
+
+    line: views between two admissions share it; op numbers and safe-point positions restart at 0 in
+    a line's first view (`fresh` is True there). members: all groups, in order of joining.
+    excluded: broken edges that routes avoid.
+    """
+
+    line: int
+    epoch: int
+    fresh: bool
+    members: tuple[Member, ...]
+    groups: tuple[GroupRecord, ...]
+    excluded: tuple[tuple[PeerId, PeerId], ...] = ()
+
+    def member(self, peer: int) -> Member | None:
+        return next((m for m in self.members if m.peer == peer), None)
+
+    def of_group(self, group: str) -> GroupRecord:
+        return next(g for g in self.groups if g.group == group)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A group's view as one member sees it: `members` in rank order, `rank` its own place."""
+
+    epoch: int
+    line: int
+    rank: int
+    members: tuple[Member, ...]
+
+    @property
+    def world_size(self) -> int:
+        return len(self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class OpInfo:
+    """What one collective cost. contributors_min/max: over segments; repaired: segments that were
+    redone or fetched after a view change; bytes: payload of this op on this peer's links; seconds:
+    from submission to the end on this peer; route: "ring" or "self"; transport: "tcp" or "none"."""
+
+    contributors_min: int
+    contributors_max: int
+    repaired: int
+    bytes_sent: int
+    bytes_received: int
+    seconds: float
+    route: str
+    transport: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncInfo:
+    """What one `sync_state` did: the elected revision, the donor's name ("" when nothing differed
+    anywhere), keys and bytes that this peer received, seconds from call to return."""
+
+    revision: int
+    donor: str
+    keys: tuple[str, ...]
+    bytes: int
+    seconds: float
