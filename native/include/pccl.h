@@ -102,8 +102,8 @@ struct pccl_member {
     uint16_t rank; /* position in order of joining: what `root` of an op means */
 };
 
-#define PCCL_HOLDER_REDO (-1)
-#define PCCL_HOLDER_ALL (-2)
+#define PCCL_HOLDER_REDO -1
+#define PCCL_HOLDER_ALL -2
 
 enum pccl_outcome {
     PCCL_RUN = 0,
