@@ -99,7 +99,6 @@ struct pccl_member {
     uint64_t peer;
     char host[PCCL_HOST_MAX]; /* numeric address where its engine listens */
     uint16_t port;
-    uint16_t rank; /* position in order of joining: what `root` of an op means */
 };
 
 #define PCCL_HOLDER_REDO -1
@@ -136,7 +135,7 @@ struct pccl_op {
     int32_t kind;       /* enum pccl_kind */
     int32_t dtype;      /* enum pccl_dtype */
     int32_t reduce;     /* enum pccl_reduce; PCCL_SUM for broadcast */
-    uint32_t root;      /* broadcast: rank of the source; else 0 */
+    uint64_t root_peer; /* broadcast: peer id of the source; else 0 */
     void *data;         /* in place: input and destination, count elements, aligned to the dtype */
     uint64_t count;
     uint64_t name;      /* 0: unnamed, matched by order; else a hash of the name, matched by (name, n-th use) */
@@ -212,6 +211,8 @@ struct pccl_stats {
     uint32_t ops_running;
     uint32_t links_up;
 };
+
+/* cffi-functions */
 
 /* PCCL_ABI_VERSION of the library. Thread: any. Never blocks. */
 int pccl_version(void);
