@@ -1,0 +1,139 @@
+"""Settings: argument over environment over default (layer 0).
+
+The only reader of the environment in the package; everything else receives values. Called by
+`join`, the commands and the launcher. Opens the secret file and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pccl_py.errors import ResourceError, UsageError
+
+DEFAULT_COORDINATOR = "127.0.0.1:48148"
+DEFAULT_RUN = "default"
+DEFAULT_GROUP = "default"
+DEFAULT_DEADLINE_S = 600.0
+SECRET_BYTES_MAX = 4096
+LOG_LEVELS = ("debug", "info", "warning", "error")
+CHECKSUMS = ("auto", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a process was told. secret: the run secret or None. checksum: "auto" (payloads are
+    checked between hosts, headers always) or "full". given: the names of those settings that came
+    from an argument or the environment, not from a default."""
+
+    coordinator: str = DEFAULT_COORDINATOR
+    run: str = DEFAULT_RUN
+    group: str = DEFAULT_GROUP
+    secret: bytes | None = field(default=None, repr=False)
+    log_level: str = "warning"
+    checksum: str = "auto"
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """The one deadline (seconds) and what follows from it. Raises UsageError unless finite, > 0."""
+
+    deadline_s: float = DEFAULT_DEADLINE_S
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.deadline_s) and self.deadline_s > 0.0):
+            raise UsageError(f"deadline_s={self.deadline_s} must be a finite number of seconds > 0")
+
+    @property
+    def detection_s(self) -> float:
+        """A silent peer is lost after this long."""
+        return min(5.0, self.deadline_s / 4)
+
+    @property
+    def heartbeat_s(self) -> float:
+        return self.detection_s / 5
+
+
+def environment() -> Mapping[str, str]:
+    """This process's environment, copied: for `resolve`, and for starting child processes."""
+    return dict(os.environ)
+
+
+def resolve(
+    *,
+    coordinator: str | None = None,
+    run: str | None = None,
+    group: str | None = None,
+    secret: str | bytes | None = None,
+    log_level: str | None = None,
+    checksum: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from arguments, then `environ` (default: the process's), then defaults.
+
+    An empty environment value counts as unset. PCCL_SECRET goes before PCCL_SECRET_FILE.
+    Raises UsageError (a value that cannot be), ResourceError (the secret file cannot be read).
+    """
+    env = environment() if environ is None else environ
+    texts = {
+        "coordinator": _first(coordinator, env, "PCCL_COORDINATOR"),
+        "run": _first(run, env, "PCCL_RUN"),
+        "group": _first(group, env, "PCCL_GROUP"),
+        "log_level": _first(log_level, env, "PCCL_LOG_LEVEL"),
+        "checksum": _first(checksum, env, "PCCL_CHECKSUM"),
+    }
+    key = _secret(secret, env)
+    found = {name: text for name, text in texts.items() if text is not None}
+    given = frozenset(found) | (frozenset() if key is None else frozenset({"secret"}))
+    defaults = Settings()
+    return Settings(
+        coordinator=found.get("coordinator", defaults.coordinator),
+        run=found.get("run", defaults.run),
+        group=found.get("group", defaults.group),
+        secret=key,
+        log_level=_choice("PCCL_LOG_LEVEL", found.get("log_level"), LOG_LEVELS, "warning"),
+        checksum=_choice("PCCL_CHECKSUM", found.get("checksum"), CHECKSUMS, "auto"),
+        given=given,
+    )
+
+
+def _first(argument: str | None, environ: Mapping[str, str], name: str) -> str | None:
+    return argument if argument is not None else environ.get(name) or None
+
+
+def _choice(name: str, value: str | None, choices: tuple[str, ...], default: str) -> str:
+    chosen = default if value is None else value.lower()
+    if chosen not in choices:
+        raise UsageError(f"{name}={value!r} must be one of {', '.join(choices)}")
+    return chosen
+
+
+def _secret(argument: str | bytes | None, environ: Mapping[str, str]) -> bytes | None:
+    if argument is not None:
+        return _checked("the secret argument", os.fsencode(argument))
+    text = environ.get("PCCL_SECRET")
+    if text:
+        return _checked("PCCL_SECRET", os.fsencode(text))
+    path = environ.get("PCCL_SECRET_FILE")
+    return _checked(f"PCCL_SECRET_FILE={path}", _read_secret(path)) if path else None
+
+
+def _read_secret(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(SECRET_BYTES_MAX + 2).rstrip(b"\r\n")
+    except OSError as error:
+        text = f"PCCL_SECRET_FILE={path} cannot be read: {error.strerror}"
+        raise ResourceError(error.errno, text) from None
+
+
+def _checked(source: str, secret: bytes) -> bytes:
+    if not secret:
+        raise UsageError(f"{source}: the run secret is empty")
+    if len(secret) > SECRET_BYTES_MAX:
+        raise UsageError(f"{source}: the run secret is over {SECRET_BYTES_MAX} bytes long")
+    return secret
