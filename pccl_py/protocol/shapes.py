@@ -50,7 +50,7 @@ _BYTES_SIZES: dict[str, tuple[int, int]] = {
 
 _INT_RANGES: dict[str, tuple[int, int]] = {
     "port": (0, 65535),
-    "code": (0, max(Code)),
+    "code": (0, int(max(Code))),
     "holders": (-2, 65535),
     "passed": (-1, U64_MAX),
     "segments": (0, SEGMENTS_MAX),
@@ -162,8 +162,9 @@ def pack(shape: Shape, value: object) -> object:
             if type(value) is bool:
                 return value
         case _Int(low, high):
-            if type(value) is int and low <= value <= high:
-                return value
+            # Our own side may say errors.Code.USAGE where the wire says 1.
+            if isinstance(value, int) and type(value) is not bool and low <= value <= high:
+                return int(value)
         case _Text(bytes_max, free):
             if type(value) is str:
                 return clip(value, bytes_max) if free else _checked_text(value, bytes_max)
