@@ -21,6 +21,33 @@ def peer_text(peer: int) -> str:
     return f"{peer:016x}"[:8]
 
 
+_NAMED = 1 << 32
+_CONTEXT_SHIFT = 33
+
+
+def op_id(number: int, *, named: bool = False, context: int = 0) -> int:
+    """The engine's op id, 64 bits: context, a bit for named ops, 32 bits of number (unnamed: 1 is
+    the line's first) or of name hash."""
+    return context << _CONTEXT_SHIFT | (_NAMED if named else 0) | number
+
+
+def is_named(op: int) -> bool:
+    """Whether an op id is of a named op, matched by (name, n-th use) instead of by order."""
+    return bool(op & _NAMED)
+
+
+def covered(op: int, stable: int) -> bool:
+    """Whether `stable` speaks of this op: only unnamed ops of context 0 count along it."""
+    return op <= stable
+
+
+def op_text(op: int) -> str:
+    """An op as people read it."""
+    context, number = op >> _CONTEXT_SHIFT, op & (_NAMED - 1)
+    what = f"named op {number:08x}" if is_named(op) else f"op {number}"
+    return f"{what} of context {context}" if context else what
+
+
 class ReduceOp(enum.IntEnum):
     """Reductions, numbered as in pccl.h."""
 
