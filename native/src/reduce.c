@@ -179,41 +179,94 @@ static void combine_plain(int dtype, int reduce, void *out, const void *a, const
     combine(dtype, reduce, out, a, b, count);
 }
 
-#if defined(__x86_64__)
+/* data[i] = expression of x = data[i]. */
+#define EACH(type, expression)                                                                     \
+    do {                                                                                           \
+        type *at = data;                                                                           \
+        for (size_t i = 0; i < count; i++) {                                                       \
+            const type x = at[i];                                                                  \
+            at[i] = (type)(expression);                                                            \
+        }                                                                                          \
+        return;                                                                                    \
+    } while (0)
 
-/* Eight float16 a step with the conversions of F16C; MIN and MAX as in f32_min and f32_max. */
-__attribute__((target("avx2,f16c"))) INLINE __m128i f16_combine_8(int reduce, __m128i a8,
-                                                                  __m128i b8) {
-    __m256 x = _mm256_cvtph_ps(a8);
-    __m256 y = _mm256_cvtph_ps(b8);
-    __m256 r;
-    switch (reduce) {
-    case PCCL_PROD: r = _mm256_mul_ps(x, y); break;
-    case PCCL_MIN: r = _mm256_or_ps(_mm256_min_ps(x, y), _mm256_min_ps(y, x)); break;
-    case PCCL_MAX: r = _mm256_and_ps(_mm256_max_ps(x, y), _mm256_max_ps(y, x)); break;
-    default: r = _mm256_add_ps(x, y); break;
+INLINE void average(int dtype, void *data, size_t count, uint32_t contributors) {
+    const float divisor = (float)contributors;
+    const int64_t whole = (int64_t)contributors;
+    switch (dtype) {
+    case PCCL_UINT8: EACH(uint8_t, x / contributors);
+    case PCCL_INT8: EACH(int8_t, x / whole);
+    case PCCL_INT16: EACH(int16_t, x / whole);
+    case PCCL_INT32: EACH(int32_t, x / whole);
+    case PCCL_INT64: EACH(int64_t, x / whole);
+    case PCCL_FLOAT16: EACH(uint16_t, pc_f16_narrow(pc_f16_widen(x) / divisor));
+    case PCCL_BFLOAT16: EACH(uint16_t, pc_bf16_narrow(pc_bf16_widen(x) / divisor));
+    case PCCL_FLOAT32: EACH(float, f32_canonical(x / divisor));
+    case PCCL_FLOAT64: EACH(double, f64_canonical(x / (double)contributors));
+    default: PC_UNREACHABLE();
     }
-    __m256 nan = reduce == PCCL_MIN || reduce == PCCL_MAX ? _mm256_cmp_ps(x, y, _CMP_UNORD_Q)
-                                                          : _mm256_cmp_ps(r, r, _CMP_UNORD_Q);
-    r = _mm256_blendv_ps(r, _mm256_castsi256_ps(_mm256_set1_epi32(PC_F32_NAN)), nan);
-    return _mm256_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-__attribute__((target("avx2,f16c"))) INLINE void f16_loop(int reduce, uint16_t *out,
-                                                          const uint16_t *a, const uint16_t *b,
-                                                          size_t count) {
+static void average_plain(int dtype, void *data, size_t count, uint32_t contributors) {
+    average(dtype, data, count, contributors);
+}
+
+#if defined(__x86_64__)
+
+#define AVX2 __attribute__((target("avx2,f16c")))
+
+AVX2 INLINE __m128i load_8(const uint16_t *from) {
+    return _mm_loadu_si128((const __m128i *)(const void *)from);
+}
+
+/* Stores r as eight float16, canonical NaN where `nan` says. */
+AVX2 INLINE void store_8(uint16_t *to, __m256 r, __m256 nan) {
+    r = _mm256_blendv_ps(r, _mm256_castsi256_ps(_mm256_set1_epi32(PC_F32_NAN)), nan);
+    __m128i half = _mm256_cvtps_ph(r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm_storeu_si128((__m128i *)(void *)to, half);
+}
+
+/* Eight float16 a step with the conversions of F16C; MIN and MAX as in f32_min and f32_max. */
+AVX2 INLINE void f16_loop(int reduce, uint16_t *out, const uint16_t *a, const uint16_t *b,
+                          size_t count) {
     size_t i = 0;
     for (; i + 8 <= count; i += 8) {
-        __m128i a8 = _mm_loadu_si128((const __m128i *)(const void *)(a + i));
-        __m128i b8 = _mm_loadu_si128((const __m128i *)(const void *)(b + i));
-        _mm_storeu_si128((__m128i *)(void *)(out + i), f16_combine_8(reduce, a8, b8));
+        __m256 x = _mm256_cvtph_ps(load_8(a + i));
+        __m256 y = _mm256_cvtph_ps(load_8(b + i));
+        __m256 r;
+        switch (reduce) {
+        case PCCL_PROD: r = _mm256_mul_ps(x, y); break;
+        case PCCL_MIN: r = _mm256_or_ps(_mm256_min_ps(x, y), _mm256_min_ps(y, x)); break;
+        case PCCL_MAX: r = _mm256_and_ps(_mm256_max_ps(x, y), _mm256_max_ps(y, x)); break;
+        default: r = _mm256_add_ps(x, y); break;
+        }
+        /* NaN of infinity less infinity is in r, NaN that MIN and MAX must keep in x or y */
+        __m256 either = _mm256_cmp_ps(x, y, _CMP_UNORD_Q);
+        store_8(out + i, r, _mm256_or_ps(either, _mm256_cmp_ps(r, r, _CMP_UNORD_Q)));
     }
     f16_combine(reduce, out + i, a + i, b + i, count - i);
 }
 
-__attribute__((target("avx2,f16c"))) static void combine_avx2(int dtype, int reduce, void *out,
-                                                              const void *a, const void *b,
-                                                              size_t count) {
+AVX2 static void f16_average_avx2(uint16_t *data, size_t count, uint32_t contributors) {
+    const __m256 divisor = _mm256_set1_ps((float)contributors);
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        __m256 r = _mm256_div_ps(_mm256_cvtph_ps(load_8(data + i)), divisor);
+        store_8(data + i, r, _mm256_cmp_ps(r, r, _CMP_UNORD_Q));
+    }
+    average(PCCL_FLOAT16, data + i, count - i, contributors);
+}
+
+AVX2 static void average_avx2(int dtype, void *data, size_t count, uint32_t contributors) {
+    if (dtype == PCCL_FLOAT16) {
+        f16_average_avx2(data, count, contributors);
+    } else {
+        average(dtype, data, count, contributors);
+    }
+}
+
+AVX2 static void combine_avx2(int dtype, int reduce, void *out, const void *a, const void *b,
+                              size_t count) {
     if (dtype != PCCL_FLOAT16) {
         combine(dtype, reduce, out, a, b, count);
         return;
@@ -239,6 +292,10 @@ int pc_reduce_has(int path) {
     return path == PC_PATH_PLAIN;
 }
 
+static int best_path(void) {
+    return pc_reduce_has(PC_PATH_AVX2) ? PC_PATH_AVX2 : PC_PATH_PLAIN;
+}
+
 void pc_reduce_path(int path, int dtype, int reduce, void *out, const void *a, const void *b,
                     size_t count) {
     PC_ASSERT(pc_reduce_has(path));
@@ -254,39 +311,26 @@ void pc_reduce_path(int path, int dtype, int reduce, void *out, const void *a, c
 }
 
 void pc_reduce_into(int dtype, int reduce, void *out, const void *a, const void *b, size_t count) {
-    int path = pc_reduce_has(PC_PATH_AVX2) ? PC_PATH_AVX2 : PC_PATH_PLAIN;
-    pc_reduce_path(path, dtype, reduce, out, a, b, count);
+    pc_reduce_path(best_path(), dtype, reduce, out, a, b, count);
 }
 
 void pc_reduce(int dtype, int reduce, void *acc, const void *in, size_t count) {
     pc_reduce_into(dtype, reduce, acc, acc, in, count);
 }
 
-/* data[i] = expression of x = data[i]. */
-#define EACH(type, expression)                                                                     \
-    do {                                                                                           \
-        type *at = data;                                                                           \
-        for (size_t i = 0; i < count; i++) {                                                       \
-            const type x = at[i];                                                                  \
-            at[i] = (type)(expression);                                                            \
-        }                                                                                          \
-        return;                                                                                    \
-    } while (0)
+void pc_average_path(int path, int dtype, void *data, size_t count, uint32_t contributors) {
+    PC_ASSERT(pc_reduce_has(path));
+    PC_ASSERT(dtype >= PCCL_UINT8 && dtype <= PCCL_FLOAT64);
+    PC_ASSERT(contributors > 0);
+#if defined(__x86_64__)
+    if (path == PC_PATH_AVX2) {
+        average_avx2(dtype, data, count, contributors);
+        return;
+    }
+#endif
+    average_plain(dtype, data, count, contributors);
+}
 
 void pc_finalize_avg(int dtype, void *data, size_t count, uint32_t contributors) {
-    PC_ASSERT(contributors > 0);
-    const float divisor = (float)contributors;
-    const int64_t whole = (int64_t)contributors;
-    switch (dtype) {
-    case PCCL_UINT8: EACH(uint8_t, x / contributors);
-    case PCCL_INT8: EACH(int8_t, x / whole);
-    case PCCL_INT16: EACH(int16_t, x / whole);
-    case PCCL_INT32: EACH(int32_t, x / whole);
-    case PCCL_INT64: EACH(int64_t, x / whole);
-    case PCCL_FLOAT16: EACH(uint16_t, pc_f16_narrow(pc_f16_widen(x) / divisor));
-    case PCCL_BFLOAT16: EACH(uint16_t, pc_bf16_narrow(pc_bf16_widen(x) / divisor));
-    case PCCL_FLOAT32: EACH(float, f32_canonical(x / divisor));
-    case PCCL_FLOAT64: EACH(double, f64_canonical(x / (double)contributors));
-    default: PC_UNREACHABLE();
-    }
+    pc_average_path(best_path(), dtype, data, count, contributors);
 }

@@ -33,9 +33,10 @@ void pc_finalize_avg(int dtype, void *data, size_t count, uint32_t contributors)
 /* 1 if this CPU can take the path. */
 int pc_reduce_has(int path);
 
-/* pc_reduce_into by one named path, which pc_reduce_has allows. */
+/* pc_reduce_into and pc_finalize_avg by one named path, which pc_reduce_has allows. */
 void pc_reduce_path(int path, int dtype, int reduce, void *out, const void *a, const void *b,
                     size_t count);
+void pc_average_path(int path, int dtype, void *data, size_t count, uint32_t contributors);
 
 /* cffi-end */
 
