@@ -1,0 +1,95 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs first: a
+# virtual environment in .venv, PyTorch, this package with its C extension built in place.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+# PyTorch's own index has the small build for CPUs; it is used when it can be reached.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+STAMPS := .venv/.stamps
+NATIVE := $(wildcard native/src/*.c native/src/*.h native/include/*.h)
+STRICT := -std=c11 -O2 -ffp-contract=off -fno-trapping-math -fvisibility=hidden -fno-pie -pthread \
+	-D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
+CHECKED := $(patsubst native/src/%.c,build/check/%.o,$(wildcard native/src/*.c))
+SAY := @printf '%s\n'
+
+.DELETE_ON_ERROR:
+.PHONY: help setup preflight demo test check asan tsan dist clean
+
+help:
+	$(SAY) "make setup   the virtual environment, PyTorch, the extension (the others call it)" \
+	       "make demo    four workers train a model; one is killed and comes back" \
+	       "make test    make check, then every test" \
+	       "make check   style, types, C warnings" \
+	       "make asan    data-plane tests under address and undefined-behaviour sanitizers" \
+	       "make tsan    data-plane tests under the thread sanitizer" \
+	       "make dist    wheel and source distribution into dist/" \
+	       "make clean   what was built, not .venv"
+
+setup: $(STAMPS)/extension
+
+# What is missing is said in one line each, with the command that brings it.
+preflight:
+	@native/tests/preflight.sh $(PYTHON)
+
+$(STAMPS)/venv:
+	@native/tests/preflight.sh $(PYTHON)
+	$(SAY) "setup 1/4: a virtual environment in .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv
+	$(SAY) "setup 2/4: $(TORCH), about 200 MB, a minute or so"
+	@index=$$($(BIN)/python native/tests/reachable.py $(TORCH_INDEX)); \
+	$(BIN)/python -m pip install -q $${index:+--extra-index-url $$index} "$(TORCH)"
+	@touch $@
+
+# --no-build-isolation: what builds the extension is then what rebuilds it below.
+$(STAMPS)/package: pyproject.toml setup.py $(STAMPS)/torch
+	$(SAY) "setup 3/4: the package and its tools"
+	@$(BIN)/python -m pip install -q "setuptools>=77" "cffi>=1.16" wheel
+	@$(BIN)/python -m pip install -q --no-build-isolation -e ".[torch,dev]"
+	@touch $@
+
+$(STAMPS)/extension: $(STAMPS)/package pccl_py/dataplane/build.py $(NATIVE)
+	$(SAY) "setup 4/4: the C extension"
+	@mkdir -p build
+	@$(BIN)/python setup.py -q build_ext --inplace > build/extension.log 2>&1 \
+		|| { cat build/extension.log; exit 1; }
+	@touch $@
+
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+test: check
+	$(SAY) "tests"
+	@$(BIN)/python -m pytest -q
+
+check: setup $(CHECKED)
+	$(SAY) "check: no system call in the pure C"
+	@$(BIN)/python native/tests/pure.py build/check
+	$(SAY) "check: ruff"
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check . || { $(BIN)/ruff format --check .; exit 1; }
+	$(SAY) "check: mypy"
+	@$(BIN)/python -m mypy --no-error-summary
+
+# Our warnings are for our sources, never for a user's compiler (pip builds without them).
+build/check/%.o: native/src/%.c $(NATIVE) Makefile
+	@mkdir -p build/check
+	@$(CC) $(STRICT) -Inative/include -Inative/src -c $< -o $@
+
+asan: setup
+	@native/tests/sanitize.sh address,undefined build/asan
+
+tsan: setup
+	@native/tests/sanitize.sh thread build/tsan
+
+dist: setup
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find pccl_py tests examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -f pccl_py/dataplane/_pccl*.so pccl_py/dataplane/_pccl.c .venv/.stamps/extension
