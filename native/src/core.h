@@ -1,0 +1,102 @@
+/* core: one peer's data plane, pure: bytes and calls in, bytes and events out.
+ *
+ * No system call, no clock, no randomness: time comes as now_ns (any monotonic origin), bytes come
+ * from whoever owns the links. So n cores run in one process under a seed (tests), or one per
+ * engine inside the shell (io.c). A core is used by one thread.
+ *
+ * Inside: pool (segment buffers), op (the table of ops), demux and mux (bytes <-> frames, per link),
+ * ring (the rules of one segment), view (flush and install). Only core.c and view.c see all.
+ *
+ * A link is one of two: PC_NEXT leads to the ring's successor, PC_PREV comes from the predecessor.
+ */
+#ifndef PC_CORE_H
+#define PC_CORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pccl.h"
+
+/* cffi-begin */
+
+typedef struct pc_core pc_core;
+
+#define PC_NEXT 0
+#define PC_PREV 1
+#define PC_LINKS 2
+#define PC_SLICES_MAX 32
+
+#define PC_EVENT_ENDED 32    /* an op has ended: result */
+#define PC_EVENT_LINK_BAD 33 /* the link's sender broke the rules: close it; reason says how */
+
+struct pc_core_config {
+    uint64_t peer;
+    uint64_t scratch_bytes;     /* bound on segment buffers */
+    uint32_t segment_bytes_min; /* 0: the default; all members must agree */
+    uint32_t segment_bytes_max;
+    int32_t checksum_payload;
+};
+
+struct pc_core_event {
+    int32_t which; /* PC_EVENT_LINK_BAD: the link */
+    struct pccl_event event;   /* event.type is PCCL_EVENT_* or PC_EVENT_* */
+    struct pccl_result result; /* PC_EVENT_ENDED */
+};
+
+struct pc_slice {
+    const uint8_t *ptr;
+    size_t len;
+};
+
+/* NULL when out of memory. */
+pc_core *pc_core_new(const struct pc_core_config *config);
+void pc_core_free(pc_core *core);
+
+/* Registers an op under op_id (unnamed ones in order, 1, 2, …). Errors: PCCL_RESOURCE. */
+int pc_core_submit(pc_core *core, const struct pccl_op *op, uint64_t op_id, uint64_t now_ns);
+
+/* Errors: PCCL_RESOURCE; arguments are asserted (the shell has checked them). */
+int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_ns);
+
+/* Stops in `epoch` if that is the installed one; returns 1 if stopped now, else 0. */
+int pc_core_flush(pc_core *core, uint32_t epoch);
+
+/* NULL when out of memory. */
+struct pccl_report *pc_core_report(const pc_core *core);
+void pc_core_report_free(struct pccl_report *report);
+
+/* Ends every op with an error. */
+void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns);
+
+/* Time: call tick when now >= the deadline (UINT64_MAX: none). */
+uint64_t pc_core_deadline(const pc_core *core);
+void pc_core_tick(pc_core *core, uint64_t now_ns);
+
+/* The next event, oldest first; 0 if there is none. */
+int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns);
+
+/* A link came up (fresh byte streams both ways), or is gone. */
+void pc_core_link_up(pc_core *core, int which);
+void pc_core_link_down(pc_core *core, int which);
+
+/* Bytes that arrived. Returns how many were taken: fewer than n only when the link holds a frame of
+ * a future epoch (pc_core_held) or turned bad; offer the rest again after the next set_view. */
+size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n);
+int pc_core_held(const pc_core *core, int which);
+
+/* Where the next payload bytes may be received directly: *ptr and how many; 0: use feed. */
+size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr);
+void pc_core_rx_done(pc_core *core, int which, size_t n);
+
+/* The next bytes to send, in order; 0 slices: nothing now. Valid until the next call on the core. */
+int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX]);
+void pc_core_sent(pc_core *core, int which, size_t n);
+
+/* How many segments an op of this size has. */
+uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count);
+
+void pc_core_stats(const pc_core *core, struct pccl_stats *stats);
+
+/* cffi-end */
+
+#endif

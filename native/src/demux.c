@@ -1,0 +1,188 @@
+/* demux: the bytes of one link -> whole frames, each checked, handed to ring.c in order. It never
+ * judges what a frame means beyond where its payload belongs; rule breakers spoil the link. */
+#include <string.h>
+
+#include "bytes.h"
+#include "check.h"
+#include "crc.h"
+#include "internal.h"
+
+void pc_link_spoil(struct pc_link *link, const char *why)
+{
+    if (link->bad)
+        return;
+    link->bad = true;
+    link->bad_why = why;
+}
+
+void pc_demux_reset(struct pc_link *link)
+{
+    link->held = false;
+    link->bad = false;
+    link->bad_told = false;
+    link->header_have = 0;
+    link->in_payload = false;
+    link->target = PC_RX_NOWHERE;
+    link->buffer = NULL;
+}
+
+void pc_demux_stop(pc_core *core, struct pc_link *link)
+{
+    if (link->buffer)
+        pc_pool_put(&core->pool, link->buffer);
+    link->buffer = NULL;
+    link->target = PC_RX_NOWHERE;
+}
+
+/* Decides where the payload of the frame whose header just arrived goes. */
+static void route(pc_core *core, int which, struct pc_link *link)
+{
+    const struct pc_header *header = &link->header;
+    link->target = PC_RX_NOWHERE;
+    if (header->epoch < core->epoch || core->stopped)
+        return; /* R6, R7: dropped, whole */
+    if (header->type == PC_READY) {
+        if (header->length != PC_DESC_BYTES)
+            pc_link_spoil(link, "READY of a wrong length");
+        link->target = PC_RX_SMALL;
+        return;
+    }
+    if (which != PC_PREV) {
+        pc_link_spoil(link, "data against the ring's direction");
+        return;
+    }
+    if (header->type == PC_MARK) {
+        if (header->length)
+            pc_link_spoil(link, "MARK with a payload");
+        return;
+    }
+    if (header->length > core->pool.buffer_bytes) {
+        pc_link_spoil(link, "segment longer than any");
+        return;
+    }
+    link->buffer = pc_pool_take(&core->pool);
+    if (!link->buffer) {
+        pc_link_spoil(link, "more segments in flight than the window allows");
+        return;
+    }
+    link->target = PC_RX_BUFFER;
+}
+
+static uint8_t *payload_at(struct pc_link *link)
+{
+    if (link->target == PC_RX_BUFFER)
+        return link->buffer->data + link->payload_have;
+    if (link->target == PC_RX_SMALL)
+        return link->small + link->payload_have;
+    return NULL;
+}
+
+static void frame_done(pc_core *core, int which, struct pc_link *link)
+{
+    link->header_have = 0;
+    link->in_payload = false;
+    core->stats.frames_received++;
+    struct pc_header header = link->header;
+    if (link->target == PC_RX_NOWHERE && (header.type != PC_MARK || core->stopped ||
+                                          header.epoch < core->epoch))
+        return;
+    if ((header.flags & PC_FLAG_PAYLOAD_CRC) && link->crc != header.crc) {
+        pc_link_spoil(link, "wrong checksum");
+        return;
+    }
+    struct pc_buffer *buffer = link->buffer;
+    link->buffer = NULL;
+    link->target = PC_RX_NOWHERE;
+    if (buffer)
+        buffer->header = header;
+    pc_ring_frame(core, which, &header, buffer, link->small);
+}
+
+static void payload_arrived(pc_core *core, int which, struct pc_link *link, const uint8_t *bytes,
+                            size_t n)
+{
+    if (link->header.flags & PC_FLAG_PAYLOAD_CRC && link->target != PC_RX_NOWHERE)
+        link->crc = pc_crc32c(link->crc, bytes, n);
+    link->payload_have += (uint32_t)n;
+    if (link->payload_have == link->header.length)
+        frame_done(core, which, link);
+}
+
+/* The header is whole. Returns false if it must wait (held) or the link turned bad. */
+static bool begin(pc_core *core, int which, struct pc_link *link)
+{
+    const char *wrong = pc_header_get(link->header_bytes, &link->header);
+    if (wrong) {
+        pc_link_spoil(link, wrong);
+        return false;
+    }
+    if (link->header.epoch > core->epoch) {
+        link->held = true; /* R8 */
+        return false;
+    }
+    link->in_payload = true;
+    link->payload_have = 0;
+    link->crc = pc_header_crc(link->header_bytes);
+    route(core, which, link);
+    if (link->bad)
+        return false;
+    if (!link->header.length)
+        frame_done(core, which, link);
+    return !link->bad;
+}
+
+size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n)
+{
+    struct pc_link *link = &core->links[which];
+    size_t taken = 0;
+    if (link->held && link->header.epoch <= core->epoch) {
+        link->held = false;
+        if (!begin(core, which, link))
+            return 0;
+    }
+    while (!link->bad && !link->held && taken < n) {
+        size_t left = n - taken;
+        if (!link->in_payload) {
+            size_t want = PC_HEADER_BYTES - link->header_have;
+            size_t now = left < want ? left : want;
+            memcpy(link->header_bytes + link->header_have, bytes + taken, now);
+            link->header_have += (uint32_t)now;
+            taken += now;
+            if (link->header_have == PC_HEADER_BYTES && !begin(core, which, link))
+                break;
+            continue;
+        }
+        size_t want = link->header.length - link->payload_have;
+        size_t now = left < want ? left : want;
+        uint8_t *to = payload_at(link);
+        if (to)
+            memcpy(to, bytes + taken, now);
+        taken += now;
+        payload_arrived(core, which, link, bytes + taken - now, now);
+    }
+    core->stats.bytes_received += taken;
+    return taken;
+}
+
+int pc_core_held(const pc_core *core, int which)
+{
+    const struct pc_link *link = &core->links[which];
+    return link->held && link->header.epoch > core->epoch;
+}
+
+size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr)
+{
+    struct pc_link *link = &core->links[which];
+    if (link->bad || link->held || !link->in_payload || link->target != PC_RX_BUFFER)
+        return 0;
+    *ptr = payload_at(link);
+    return link->header.length - link->payload_have;
+}
+
+void pc_core_rx_done(pc_core *core, int which, size_t n)
+{
+    struct pc_link *link = &core->links[which];
+    PC_ASSERT(link->in_payload && link->target == PC_RX_BUFFER);
+    core->stats.bytes_received += n;
+    payload_arrived(core, which, link, payload_at(link), n);
+}

@@ -1,0 +1,36 @@
+/* pool: the segment buffers of one core, all of one size, bounded in number, reused.
+ *
+ * A buffer belongs to whoever took it until it is put back; put_all forgets them all at once.
+ */
+#ifndef PC_POOL_H
+#define PC_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "frame.h"
+
+struct pc_buffer {
+    struct pc_buffer *next;     /* free list, or the list of parked frames that holds it */
+    struct pc_buffer *all_next; /* every buffer ever made */
+    struct pc_header header;    /* of the frame whose payload this is */
+    uint8_t *data;              /* 64-byte aligned */
+};
+
+struct pc_pool {
+    struct pc_buffer *free;
+    struct pc_buffer *all;
+    uint32_t count;
+    uint32_t count_max;
+    size_t buffer_bytes;
+};
+
+void pc_pool_init(struct pc_pool *pool, size_t buffer_bytes);
+void pc_pool_free(struct pc_pool *pool);
+
+/* NULL when count_max buffers are out, or memory is. */
+struct pc_buffer *pc_pool_take(struct pc_pool *pool);
+void pc_pool_put(struct pc_pool *pool, struct pc_buffer *buffer);
+void pc_pool_put_all(struct pc_pool *pool);
+
+#endif
