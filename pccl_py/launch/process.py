@@ -101,7 +101,6 @@ class Undertaker:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                env={},
                 start_new_session=True,
             )
         except OSError as error:
