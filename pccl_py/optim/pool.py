@@ -94,8 +94,8 @@ def _pool(params: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Pool:
     for name, param in params:
         slots.append(Slot(name, param, count, count + param.numel()))
         count += param.numel()
-    flat = [torch.zeros(count, dtype=dtype) for _ in range(3)]
-    pool = Pool(tuple(slots), *flat, scratch=new_scratch(count, dtype))
+    phi, momentum, delta = (torch.zeros(count, dtype=dtype) for _ in range(3))
+    pool = Pool(tuple(slots), phi, momentum, delta, new_scratch(count, dtype))
     for slot in pool.slots:
         slot.of(pool.phi).copy_(slot.param.detach())
     return pool

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+
 from pccl_py.errors import PcclError, UsageError
 from pccl_py.types import OpInfo, SyncInfo
-from torch import Tensor
 
 TIMEOUT_S = 20.0
 T = TypeVar("T")
@@ -48,6 +49,11 @@ class Hub:
             self.lock.notify_all()
             assert self.lock.wait_for(lambda: member in self.members, TIMEOUT_S), "never admitted"
         return member
+
+    def await_newcomer(self) -> None:
+        """Blocks until somebody waits in `join`, so that the next `update` admits them."""
+        with self.lock:
+            assert self.lock.wait_for(lambda: bool(self.pending), TIMEOUT_S), "nobody joins"
 
     def leave(self, member: Member) -> None:
         with self.lock:

@@ -7,7 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from pccl_py.optim import outer
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
 
 
 def test_equals_torch_nesterov_in_float64() -> None:
@@ -37,7 +41,8 @@ def test_every_operation_is_rounded_once(dtype: type, threads: int) -> None:
     """numpy's elementwise operations are single IEEE operations: the same bits, not close ones."""
     rng = np.random.default_rng(7)
     count = outer.CHUNK + 12_345  # more than one chunk, odd tail
-    phi, b = (rng.standard_normal(count).astype(dtype) for _ in range(2))
+    phi: Floats = rng.standard_normal(count).astype(dtype)
+    b: Floats = rng.standard_normal(count).astype(dtype)
     t_phi, t_b = torch.from_numpy(phi.copy()), torch.from_numpy(b.copy())
     scratch = outer.new_scratch(count, t_phi.dtype)
     lr, mu = dtype(0.7), dtype(0.9)
@@ -45,7 +50,7 @@ def test_every_operation_is_rounded_once(dtype: type, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         for _ in range(3):
-            d = rng.standard_normal(count).astype(dtype)
+            d: Floats = rng.standard_normal(count).astype(dtype)
             b = b * mu + d
             phi = phi - (b * mu + d) * lr
             outer.nesterov_(t_phi, t_b, torch.from_numpy(d), scratch, lr=0.7, mu=0.9)
