@@ -42,14 +42,14 @@ $(STAMPS)/venv:
 $(STAMPS)/torch: $(STAMPS)/venv
 	$(SAY) "setup 2/4: $(TORCH), about 200 MB, a minute or so"
 	@index=$$($(BIN)/python native/tests/reachable.py $(TORCH_INDEX)); \
-	$(BIN)/python -m pip install -q $${index:+--extra-index-url $$index} "$(TORCH)"
+	$(BIN)/python -m pip install -qq $${index:+--extra-index-url $$index} "$(TORCH)"
 	@touch $@
 
 # --no-build-isolation: what builds the extension is then what rebuilds it below.
 $(STAMPS)/package: pyproject.toml setup.py $(STAMPS)/torch
 	$(SAY) "setup 3/4: the package and its tools"
-	@$(BIN)/python -m pip install -q "setuptools>=77" "cffi>=1.16" wheel
-	@$(BIN)/python -m pip install -q --no-build-isolation -e ".[torch,dev]"
+	@$(BIN)/python -m pip install -qq "setuptools>=77" "cffi>=1.16" wheel
+	@$(BIN)/python -m pip install -qq --no-build-isolation -e ".[torch,dev]"
 	@touch $@
 
 $(STAMPS)/extension: $(STAMPS)/package pccl_py/dataplane/build.py $(NATIVE)

@@ -13,27 +13,22 @@ from pathlib import Path
 from pccl_py.dataplane import build
 
 ALLOWED = {
-    "abort", "calloc", "free", "malloc", "realloc",
+    "abort", "aligned_alloc", "calloc", "free", "malloc", "posix_memalign", "realloc",
     "memchr", "memcmp", "memcpy", "memmove", "memset",
-    "strcmp", "strlen", "strncmp", "strnlen", "snprintf", "vsnprintf", "qsort",
+    "strcmp", "strdup", "strlen", "strncmp", "strndup", "strnlen", "snprintf", "vsnprintf", "qsort",
 }  # fmt: skip
-ALLOWED_PREFIXES = ("pc_", "__stack_chk_", "__cpu_", "_GLOBAL_OFFSET_TABLE_")
+ALLOWED_PREFIXES = ("__stack_chk_", "__cpu_", "_GLOBAL_OFFSET_TABLE_")
 # The base file that ends the process writes why.
 ALLOWED_IN = {"check": {"fprintf", "stderr"}}
+GLOBAL_KINDS = "bBdDC"  # writable memory
 FORTIFIED = ("__", "_chk")  # __snprintf_chk is snprintf
 
 
-def undefined(obj: Path) -> set[str]:
-    """Symbols that `obj` takes from elsewhere."""
-    out = subprocess.run(["nm", "-u", str(obj)], capture_output=True, text=True, check=True).stdout
-    return {line.split()[-1].split("@")[0] for line in out.splitlines() if line.strip()}
-
-
-def mutable(obj: Path) -> set[str]:
-    """Symbols of `obj` in writable memory: globals, which the core must not have."""
+def symbols(obj: Path) -> list[tuple[str, str]]:
+    """(kind letter of nm, name) of each symbol of `obj`."""
     out = subprocess.run(["nm", str(obj)], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in out.splitlines()]
-    return {row[-1] for row in rows if len(row) == 3 and row[1] in "bBdDC"}
+    return [(row[-2], row[-1].split("@")[0]) for row in rows]
 
 
 def plain(symbol: str) -> str:
@@ -43,24 +38,26 @@ def plain(symbol: str) -> str:
     return symbol
 
 
-def offences(obj: Path) -> list[str]:
-    """What `obj` may not need or have, one line each."""
-    allowed = ALLOWED | ALLOWED_IN.get(obj.stem, set())
-    foreign = [
-        s for s in undefined(obj) if not s.startswith(ALLOWED_PREFIXES) and plain(s) not in allowed
-    ]
-    return sorted(
-        [f"{obj.name}: needs {symbol}" for symbol in foreign]
-        + [f"{obj.name}: global {symbol}" for symbol in mutable(obj)]
-    )
-
-
-def pure_objects(folder: Path) -> list[Path]:
-    return [folder / f"{path.stem}.o" for path in build.c_sources(build.ROOT, pure_only=True)]
+def offences(objects: list[Path]) -> list[str]:
+    """What `objects`, which may use each other, may not need or have, one line each."""
+    read = {obj: symbols(obj) for obj in objects}
+    own = {name for rows in read.values() for kind, name in rows if kind == "T"}
+    found = []
+    for obj, rows in read.items():
+        allowed = ALLOWED | ALLOWED_IN.get(obj.stem, set())
+        for kind, name in rows:
+            if kind in GLOBAL_KINDS:
+                found.append(f"{obj.name}: global {name}")
+            elif kind != "U" or name in own or name.startswith(ALLOWED_PREFIXES):
+                continue
+            elif plain(name) not in allowed:
+                found.append(f"{obj.name}: needs {name}")
+    return sorted(found)
 
 
 def main(folder: str) -> None:
-    found = [line for obj in pure_objects(Path(folder)) for line in offences(obj)]
+    pure = build.c_sources(build.ROOT, pure_only=True)
+    found = offences([Path(folder) / f"{path.stem}.o" for path in pure])
     if found:
         sys.exit("\n".join(found))
 
