@@ -273,7 +273,8 @@ class DiLoCo:
         both, _ = _until_agreed(ends)
         differs = (both[: own.numel()] != ~both[own.numel() :]).view(-1, 2).any(dim=1)
         bad = [name for name, different in zip(names, differs.tolist(), strict=True) if different]
-        assert not bad, f"members differ after round {self._round}: {', '.join(bad[:4])}"
+        if bad:  # not an `assert`: debug=True asks for it under python -O too
+            raise AssertionError(f"members differ after round {self._round}: {', '.join(bad[:4])}")
 
     def _load(self, state: State) -> None:
         self._round, self._inner_step = checkpoint.load(state, self._pools, self._hyper())

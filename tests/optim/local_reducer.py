@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 
 class Hub:
-    """The meeting point. `fail`: errors that the next all_reduces raise at every member."""
+    """The meeting point. `fail`, `fail_sync`: errors that the next all_reduces, and the next
+    sync_states, raise at every member."""
 
     def __init__(self) -> None:
         self.lock = threading.Condition()
@@ -31,6 +32,7 @@ class Hub:
         self.pending: list[Member] = []
         self.line = 0
         self.fail: list[PcclError] = []
+        self.fail_sync: list[PcclError] = []
         self.calls: list[str] = []
         self._arrived: dict[Member, tuple[str, object]] = {}
         self._results: dict[Member, object] = {}
@@ -95,6 +97,8 @@ class Hub:
         if kind == "update":
             return [None] * len(payloads)
         if kind == "sync_state":
+            if self.fail_sync:
+                return [self.fail_sync.pop(0)] * len(payloads)
             return list(_elect(payloads))
         if self.fail:
             return [self.fail.pop(0)] * len(payloads)

@@ -224,14 +224,15 @@ def test_growth_at_the_users_own_update_is_noticed_before_the_reduce() -> None:
     assert first == second
 
 
-def test_an_aborted_reduce_is_retried_and_exact() -> None:
-    def run(fail: int) -> list[list[list[float]]]:
+def test_aborted_calls_are_repeated_and_the_result_is_exact() -> None:
+    def run(fail: int, fail_sync: int) -> list[list[list[float]]]:
         hub = Hub()
         a, b = hub.start(2)
         hub.fail = [PeerLost("w2 is gone")] * fail
+        hub.fail_sync = [PeerLost("w2 is gone")] * fail_sync
         return together(partial(run_given, a, D0), partial(run_given, b, D1))
 
-    assert run(0) == run(1) == run(3)
+    assert run(0, 0) == run(1, 0) == run(3, 3)
 
 
 @pytest.mark.parametrize("error", [DeadlineExceeded("late"), CoordinatorLost("gone")])
