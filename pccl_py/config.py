@@ -134,6 +134,8 @@ def _read_secret(path: str) -> bytes:
 def _checked(source: str, secret: bytes) -> bytes:
     if not secret:
         raise UsageError(f"{source}: the run secret is empty")
+    if b"\0" in secret:  # it could not be handed on in an environment
+        raise UsageError(f"{source}: the run secret holds a zero byte")
     if len(secret) > SECRET_BYTES_MAX:
         raise UsageError(f"{source}: the run secret is over {SECRET_BYTES_MAX} bytes long")
     return secret

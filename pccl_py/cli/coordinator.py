@@ -1,0 +1,94 @@
+"""`pccl coordinator`: the one process that decides membership.
+
+Reads the settings, raises the limit on open files, and hands over to `coordinator.server`. Prints
+one line on stdout when it listens; its log goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import resource
+import sys
+from pathlib import Path
+
+import uvloop
+
+from pccl_py import config
+from pccl_py.coordinator import machine, server, state
+from pccl_py.errors import UsageError
+from pccl_py.protocol import endpoint, shapes
+
+OPEN_FILES_MAX = 65536
+
+_DESCRIPTION = """\
+Decide who takes part in a run. Peers join at its address; it never sees a tensor, and collectives
+go on without it while nobody comes or goes. With --state-dir it can be killed and started again."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the `coordinator` command and its arguments."""
+    parser = subparsers.add_parser(
+        "coordinator",
+        help="decide who takes part in a run",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--bind",
+        metavar="HOST:PORT",
+        default=config.DEFAULT_COORDINATOR,
+        help="where to listen; port 0 is chosen (default %(default)s); other than this machine "
+        "needs a secret in PCCL_SECRET or PCCL_SECRET_FILE",
+    )
+    add("--run", dest="run_id", metavar="ID", help="run id (PCCL_RUN; default: first joiner's)")
+    add("--state-dir", metavar="DIR", type=Path, help="where views are journaled (default: none)")
+    add(
+        "--deadline",
+        metavar="SECONDS",
+        type=float,
+        default=config.DEFAULT_DEADLINE_S,
+        help="the run's deadline for an op (default %(default)g)",
+    )
+    add("--log-level", metavar="LEVEL", help="debug, info, warning, error (PCCL_LOG_LEVEL; info)")
+    add("--parent-pid", metavar="PID", type=int, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs until SIGTERM or SIGINT, then 0. Raises UsageError, ResourceError: not started."""
+    settings = config.resolve(run=args.run_id, log_level=args.log_level)
+    run_id = settings.run if "run" in settings.given else None
+    if run_id is not None and not 0 < len(run_id.encode()) <= shapes.RUN_BYTES_MAX:
+        raise UsageError(f"--run: a run id has 1 to {shapes.RUN_BYTES_MAX} bytes")
+    timers = config.Timers(args.deadline)
+    shell = server.ServerConfig(
+        bind=endpoint.parse(args.bind),
+        timers=timers,
+        run=run_id,
+        secret=settings.secret,
+        state_dir=args.state_dir,
+        parent_pid=args.parent_pid,
+    )
+    pure = state.Config(run=run_id, detection_s=timers.detection_s, deadline_s=timers.deadline_s)
+    level = settings.log_level if "log_level" in settings.given else "info"
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    _allow_many_connections()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(server.serve(shell, _announce, state.initial(pure), machine.step))
+    return 0
+
+
+def _announce(host: str, port: int) -> None:
+    print(f"listening on {endpoint.Endpoint(host, port)}", flush=True)
+
+
+def _allow_many_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(OPEN_FILES_MAX, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,374 @@
+"""The coordinator's shell: its only sockets, timers and signals (layer 4).
+
+`pccl coordinator` calls `serve`; what to do is decided by the pure machine that is passed in. One
+task reads the ROUTER, decodes, authenticates and queues events; exactly one task feeds the machine
+and carries out its actions in order, so that a view is on disk before it is sent (R9). A third
+watches the ROUTER's monitor; a fourth confirms losses. ROUTER facts that shaped this (found by
+trying): routing ids are left to the ROUTER, since a duplicate is dropped in silence; a DEALER
+reconnects in silence, so peers greet after every handshake; a broken connection is named by its
+file descriptor only, which is reused at once, so a loss is believed when a send to the routing id
+fails with EHOSTUNREACH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeGuard, TypeVar, assert_never
+
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from pccl_py.config import Timers
+from pccl_py.coordinator.connections import (
+    LINKS_MAX,
+    Connections,
+    Link,
+    check_proof,
+    refusal_of,
+)
+from pccl_py.coordinator.events import (
+    Action,
+    Close,
+    Disconnected,
+    Event,
+    Journal,
+    Note,
+    Received,
+    Send,
+    SetTimer,
+    Started,
+    Tick,
+)
+from pccl_py.coordinator.journal import Journal as JournalFile
+from pccl_py.coordinator.sockets import open_monitor, open_router, resolved
+from pccl_py.errors import Code, PcclError, RemoteProtocolError, UsageError
+from pccl_py.protocol import encoding
+from pccl_py.protocol.endpoint import Endpoint
+from pccl_py.protocol.messages import (
+    CODES,
+    FromCoordinator,
+    FromPeer,
+    Hello,
+    Message,
+    Refused,
+    StatusRequest,
+    Waiting,
+)
+
+EVENTS_MAX = 1024
+PARENT_POLL_S = 0.5
+
+_AFTER_GREETING_S = (0.05, 0.5)
+"""A peer that died right after its Hello may have been reported broken before that was read."""
+_AFTER_BREAK_S = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""The monitor speaks from the I/O thread, a little before the ROUTER forgets the routing id."""
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What the shell needs to know. run: None adopts the first joiner's; state_dir: None is a fresh
+    temporary directory, removed at a clean end; parent_pid: end when it is no longer our parent."""
+
+    bind: Endpoint
+    timers: Timers
+    run: str | None = None
+    secret: bytes | None = None
+    state_dir: Path | None = None
+    parent_pid: int | None = None
+
+
+async def serve(
+    config: ServerConfig,
+    ready: Callable[[str, int], None],
+    state: S,
+    step: Callable[[S, Event, float], tuple[S, Sequence[Action]]],
+) -> None:
+    """Run a coordinator until SIGTERM or SIGINT; `ready(host, port)` is called when it listens.
+
+    Raises UsageError (off loopback without a secret, a state directory in use or of another run),
+    ResourceError (port in use, disk). Runs on the main thread, because of the signals.
+    """
+    host = resolved(config.bind)
+    if not host.is_loopback and config.secret is None:
+        raise UsageError(
+            f"refusing to listen on {config.bind} without a run secret: "
+            "set PCCL_SECRET or PCCL_SECRET_FILE, or bind to 127.0.0.1"
+        )
+    with _state_dir(config.state_dir) as directory, JournalFile(directory) as journal:
+        _check_run(config.run, journal.remembered.run, directory)
+        with open_router(host, config.timers) as router:
+            bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
+            shell = _Shell(config, router, journal, state, step)
+            await shell.run(lambda: ready(config.bind.host, int(bound.rpartition(":")[2])))
+
+
+def _check_run(asked: str | None, found: str | None, directory: Path) -> None:
+    if asked is not None and found is not None and asked != found:
+        raise UsageError(
+            f"{directory} belongs to run {found!r}, not to {asked!r}: use another --state-dir"
+        )
+
+
+class _Shell(Generic[S]):
+    """The tasks around one machine. Nothing here is touched from another thread."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        router: zmq.asyncio.Socket,
+        journal: JournalFile,
+        state: S,
+        step: Callable[[S, Event, float], tuple[S, Sequence[Action]]],
+    ) -> None:
+        self._config = config
+        self._router = router
+        self._journal = journal
+        self._state = state
+        self._step = step
+        self._log = logging.getLogger("pccl.coordinator")
+        self._connections = Connections()
+        self._events: asyncio.Queue[Event] = asyncio.Queue(EVENTS_MAX)
+        self._own_events: deque[Event] = deque()  # of the stepping task, which must not wait
+        self._tick_at: float | None = None
+        self._probes: list[tuple[float, int]] = []  # heap of (monotonic seconds, link number)
+        self._probes_changed = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        remembered = self._journal.remembered
+        run = remembered.run if self._config.run is None else self._config.run
+        self._own_events.append(Started(remembered.boot, remembered.record, run))
+        with open_monitor(self._router) as monitor:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._advance()),
+                        group.create_task(self._receive()),
+                        group.create_task(self._watch_monitor(monitor)),
+                        group.create_task(self._probe()),
+                        group.create_task(_watch_parent(self._config.parent_pid, stop)),
+                    ]
+                    ready()
+                    await stop.wait()
+                    for task in tasks:
+                        task.cancel()
+            except ExceptionGroup as errors:
+                expected, unexpected = errors.split(PcclError)
+                if expected is None or unexpected is not None:
+                    raise
+                raise expected.exceptions[0] from None
+        self._log.info("stopped")
+
+    # ------------------------------------------------------------ reading
+
+    async def _receive(self) -> None:
+        while True:
+            frames = await self._router.recv_multipart(copy=False)
+            event = await self._judge(frames)
+            if event is not None:
+                await self._events.put(event)
+
+    async def _judge(self, frames: Sequence[zmq.Frame]) -> Event | None:
+        """The event that a message amounts to, if any; refuses and bans who breaks the rules."""
+        routing_id = frames[0].bytes
+        if self._connections.is_banned(routing_id):
+            return None
+        link = self._connections.of_id(routing_id)
+        known = link is not None
+        body = frames[-1]
+        if not known and len(body) > encoding.GREETING_BYTES_MAX:
+            # No greeting is so long. A peer's socket may first repeat what it had queued for our
+            # former life (V11), so this is no offence.
+            return None
+        try:
+            if len(frames) != 2:
+                raise RemoteProtocolError(f"a message of {len(frames) - 1} parts")
+            message = encoding.decode(body.buffer)
+            if not _is_from_peer(message):
+                raise RemoteProtocolError(f"{type(message).__name__} is not for a coordinator")
+        except RemoteProtocolError as error:
+            return await self._refuse(routing_id, refusal_of(error))
+        match message:
+            case Hello() | StatusRequest():
+                refusal = check_proof(self._config.secret, message)
+                if refusal is None and not known and len(self._connections) >= LINKS_MAX:
+                    refusal = Refused(Code.RESOURCE, f"{LINKS_MAX} connections are open already")
+                if refusal is not None:
+                    return await self._refuse(routing_id, refusal)
+                if link is None:
+                    link = self._greeted(routing_id, body)
+                return Received(link.number, message)
+            case _:
+                return None if link is None else Received(link.number, message)
+
+    def _greeted(self, routing_id: bytes, body: zmq.Frame) -> Link:
+        fd = body.get(zmq.SRCFD)
+        assert isinstance(fd, int)
+        for older in self._connections.at_fd(fd):
+            self._suspect(older, _AFTER_BREAK_S)
+        link = self._connections.add(routing_id, fd)
+        self._suspect(link, _AFTER_GREETING_S)
+        return link
+
+    async def _refuse(self, routing_id: bytes, refusal: Refused) -> Event | None:
+        """Tell, ignore from now on, log one line; the loss of a known peer is an event."""
+        self._log.warning("refused a connection: %s", encoding.printable(refusal.text))
+        await self._deliver(routing_id, encoding.encode(refusal))
+        self._connections.ban(routing_id)
+        link = self._connections.of_id(routing_id)
+        if link is None:
+            return None
+        self._connections.drop(link)
+        return Disconnected(link.number, f"refused: {encoding.printable(refusal.text)}")
+
+    # ------------------------------------------------------------ the machine
+
+    async def _advance(self) -> None:
+        """The one task that steps the machine and carries out what it wants, in order."""
+        while True:
+            event = await self._next_event()
+            self._state, actions = self._step(self._state, event, time.monotonic())
+            for action in actions:
+                await self._carry_out(action)
+
+    async def _next_event(self) -> Event:
+        if self._own_events:
+            return self._own_events.popleft()
+        if self._tick_at is None:
+            return await self._events.get()
+        wait_s = self._tick_at - time.monotonic()
+        if wait_s > 0.0:
+            try:
+                async with asyncio.timeout(wait_s):
+                    return await self._events.get()
+            except TimeoutError:
+                pass
+        self._tick_at = None
+        return Tick()
+
+    async def _carry_out(self, action: Action) -> None:
+        match action:
+            case Send(number, message):
+                await self._send(number, message)
+            case Close(number):
+                link = self._connections.of_number(number)
+                if link is not None:
+                    self._connections.drop(link)
+                    self._connections.ban(link.routing_id)
+            case Journal(record, run):
+                self._journal.append(record, run)
+            case SetTimer(at):
+                self._tick_at = at
+            case Note(name, fields):
+                values = " ".join(f"{key}={encoding.printable(text)}" for key, text in fields)
+                self._log.info("%s", f"{name} {values}".rstrip())
+            case _:
+                assert_never(action)
+
+    async def _send(self, number: int, message: FromCoordinator) -> None:
+        link = self._connections.of_number(number)
+        if link is None:  # it broke a moment ago, and the machine will hear of it
+            return
+        failure = await self._deliver(link.routing_id, encoding.encode(message))
+        if failure is not None:
+            self._connections.drop(link)
+            self._connections.ban(link.routing_id)
+            self._own_events.append(Disconnected(number, failure))
+
+    async def _deliver(self, routing_id: bytes, data: bytes) -> str | None:
+        """Queue `data` for a connection; None, or why that cannot be."""
+        try:
+            await self._router.send_multipart([routing_id, data], flags=zmq.NOBLOCK)
+        except zmq.Again:
+            return "it does not read what it is sent"
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return "the control connection is gone"
+        return None
+
+    # ------------------------------------------------------------ losses
+
+    async def _watch_monitor(self, monitor: zmq.asyncio.Socket) -> None:
+        while True:
+            fd = parse_monitor_message(await monitor.recv_multipart())["value"]
+            for link in self._connections.at_fd(int(fd)):
+                self._suspect(link, _AFTER_BREAK_S)
+
+    def _suspect(self, link: Link, delays_s: Sequence[float]) -> None:
+        now = time.monotonic()
+        for delay_s in delays_s:
+            heapq.heappush(self._probes, (now + delay_s, link.number))
+        self._probes_changed.set()
+
+    async def _probe(self) -> None:
+        """Send suspected links a word that peers ignore: who cannot be reached is lost."""
+        word = encoding.encode(Waiting(""))
+        while True:
+            number = await self._next_suspect()
+            link = self._connections.of_number(number)
+            if link is None:
+                continue
+            failure = await self._deliver(link.routing_id, word)
+            if failure is not None:
+                self._connections.drop(link)
+                self._connections.ban(link.routing_id)
+                await self._events.put(Disconnected(number, failure))
+
+    async def _next_suspect(self) -> int:
+        while True:
+            self._probes_changed.clear()
+            wait_s = self._probes[0][0] - time.monotonic() if self._probes else None
+            if wait_s is not None and wait_s <= 0.0:
+                return heapq.heappop(self._probes)[1]
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._probes_changed.wait()
+            except TimeoutError:
+                pass
+
+
+_FROM_PEER = frozenset(kind for code, kind in CODES.items() if code < 64)
+
+
+def _is_from_peer(message: Message) -> TypeGuard[FromPeer]:
+    return type(message) in _FROM_PEER
+
+
+async def _watch_parent(pid: int | None, stop: asyncio.Event) -> None:
+    """Set `stop` once the parent that started this process is gone. Asked, not signalled: the
+    kernel's death signal goes off when the starting *thread* ends."""
+    while pid is not None:
+        if os.getppid() != pid:
+            stop.set()
+        await asyncio.sleep(PARENT_POLL_S)
+
+
+@contextmanager
+def _state_dir(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    fresh = Path(tempfile.mkdtemp(prefix="pccl-coordinator-"))
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
