@@ -1,0 +1,1 @@
+"""The demo, watched and judged: metrics, checks, live table, HTML report (layer 6, torch-free)."""
