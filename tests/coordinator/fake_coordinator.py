@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,15 @@ from pccl_py.coordinator.events import (
     Tick,
 )
 from pccl_py.protocol import endpoint
-from pccl_py.protocol.messages import Hello, Leave, Repaired, Status, StatusRequest, Waiting
+from pccl_py.protocol.messages import (
+    Hello,
+    Leave,
+    Repaired,
+    Status,
+    StatusRequest,
+    Timeout,
+    Waiting,
+)
 from pccl_py.types import Record
 
 Names = dict[int, str]
@@ -48,6 +57,9 @@ def step(state: Names, event: Event, now: float) -> tuple[Names, Sequence[Action
             record = Record(1, epoch, True, (), ())
             journaled = [Journal(record, "run"), Send(connection, Waiting(f"journaled {epoch}"))]
             return {**state, -1: str(connection)}, [*journaled, SetTimer(now + 0.1)]
+        case Received(_, Timeout(_, milliseconds)):  # a busy loop; libzmq's threads go on
+            time.sleep(milliseconds / 1000)
+            return state, []
         case Received(connection, message):
             return state, _tell(state, f"{type(message).__name__} {state[connection]}")
         case Disconnected(connection):

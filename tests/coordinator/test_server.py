@@ -31,6 +31,7 @@ from pccl_py.protocol.messages import (
     Repaired,
     Status,
     StatusRequest,
+    Timeout,
     Waiting,
 )
 from tests.coordinator.raw_peer import ROOT, RawPeer, hello, running
@@ -167,6 +168,23 @@ def test_many_short_lives_are_all_noticed(address: str) -> None:
         assert sorted(arrived) == sorted(lost)
         assert set(arrived) >= set(names[:10])
         assert one.receive(0.2) is None
+
+
+def test_who_came_and_went_while_the_loop_was_busy_is_noticed(address: str) -> None:
+    """The break of such a connection may be read before its Hello."""
+    with RawPeer(address) as one:
+        _join(one, "one")
+        one.send(Timeout(1, 400, "be busy"))
+        for number in range(10):
+            with RawPeer(address) as brief:
+                brief.send(hello(name=f"p{number}"))
+                time.sleep(0.02)
+        time.sleep(1.2)
+        one.send(Refresh(1))
+        texts = _texts(one, "Refresh one")
+        assert sorted(text for text in texts if text.startswith("lost")) == [
+            f"lost p{number}" for number in range(10)
+        ]
 
 
 def test_a_restarted_coordinator_is_greeted_again_by_the_same_socket() -> None:
