@@ -21,8 +21,9 @@ CFLAGS=$flags LDFLAGS="-fsanitize=$kind" .venv/bin/python -m pccl_py.dataplane.b
 
 echo "sanitize: tests/dataplane"
 # Python itself leaks by design and is not instrumented; torch is left out by these tests.
+# A finding ends the process: --capture=sys leaves its report on the terminal.
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0
-PYTHONPATH="$out/lib" LD_PRELOAD=$runtime exec .venv/bin/python -P -m pytest -q -p no:cacheprovider \
-    -o pythonpath="$out/lib . " --core-dir "$out/core" --timeout 600 tests/dataplane
+PYTHONPATH="$out/lib" LD_PRELOAD=$runtime exec .venv/bin/python -P -m pytest -q --capture=sys \
+    -o pythonpath="$out/lib ." --core-dir "$out/core" --timeout 600 tests/dataplane
