@@ -6,6 +6,7 @@ Pure data, frozen; nothing here decides or does anything.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NewType
 
@@ -84,6 +85,13 @@ class Member:
 
     def __str__(self) -> str:
         return f"{self.name} ({peer_text(self.peer)})"
+
+
+def members_text(members: Sequence[Member], limit: int = 8) -> str:
+    """Members for people: "w1 (1a2b3c4d), w2 (...)", and how many more beyond `limit`."""
+    text = ", ".join(str(member) for member in members[:limit])
+    more = len(members) - limit
+    return f"{text} and {more} more" if more > 0 else text
 
 
 class Outcome(enum.IntEnum):

@@ -75,7 +75,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """Deliver a Tick at this time (monotonic seconds); replaces the previous wish; None: no tick."""
+    """Deliver a Tick at this time (monotonic seconds); replaces the previous wish; None: none."""
 
     at: float | None
 

@@ -1,0 +1,139 @@
+"""The coordinator as a pure machine (layer 2): (state, event, now) -> (state, actions).
+
+Called by `server` with everything that happens, in order; does no input or output and has no clock.
+A handler per message records facts; then `_settle` draws conclusions in a fixed order: deaths,
+flush and view, admission, texts for people, the next timer. So a conclusion never depends on which
+message brought the last fact.
+
+    Hello          -> attached, newcomer, or out        membership
+    Lost, Disconnected, Tick -> evidence, deaths        membership
+    Timeout, Mismatch, Refresh, Leave, Repaired         membership (wishes)
+    Answer         -> flush complete -> view            membership, views, verdicts
+    Sp, At         -> safe point -> larger view         admission
+    Offer          -> StatePlan                         shared_state
+    StatusRequest  -> Status                            progress
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from pccl_py.coordinator import (
+    admission,
+    faults,
+    invariants,
+    membership,
+    progress,
+    shared_state,
+    views,
+)
+from pccl_py.coordinator.events import (
+    Action,
+    Close,
+    Connection,
+    Disconnected,
+    Event,
+    Received,
+    Send,
+    SetTimer,
+    Started,
+    Tick,
+)
+from pccl_py.coordinator.state import State, Turn
+from pccl_py.errors import Code
+from pccl_py.protocol.messages import (
+    Answer,
+    At,
+    FromPeer,
+    Hello,
+    Leave,
+    Lost,
+    Mismatch,
+    Offer,
+    Refresh,
+    Refused,
+    Repaired,
+    Sp,
+    Status,
+    StatusRequest,
+    Timeout,
+)
+
+__all__ = ["step"]
+
+
+def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
+    """What the coordinator knows and does after `event`. `now`: monotonic seconds, never less than
+    in the step before. Never raises for anything that a peer can send."""
+    turn = Turn(state, now, [])
+    match event:
+        case Started():
+            membership.started(turn, event)
+        case Received(connection=connection, message=message):
+            _receive(turn, connection, message)
+        case Disconnected():
+            membership.disconnected(turn, event)
+        case Tick():
+            pass
+        case _:
+            assert_never(event)
+    _settle(turn)
+    actions = tuple(turn.actions)
+    invariants.cheap(state, turn.state, actions)
+    return turn.state, actions
+
+
+def _receive(turn: Turn, connection: Connection, message: FromPeer) -> None:
+    fault = faults.find(message)
+    if fault:
+        turn.actions += [Send(connection, Refused(Code.PROTOCOL, fault)), Close(connection)]
+        turn.note("refused", ("text", fault))
+        membership.disconnected(turn, Disconnected(connection, fault))
+        return
+    if isinstance(message, Hello):
+        membership.hello(turn, connection, message)
+        return
+    if isinstance(message, StatusRequest):
+        text = progress.status_json(turn.state, turn.now)
+        if turn.state.run is not None and message.run and message.run != turn.state.run:
+            membership.refuse(turn, connection, Code.USAGE, membership.WRONG_RUN)
+        else:
+            turn.actions.append(Send(connection, Status(text)))
+        return
+    peer = turn.state.peer_of.get(connection)
+    if peer is None or not turn.state.is_living(peer) or message.epoch != turn.state.epoch:
+        return  # unknown, suspected or stale: ignored
+    match message:
+        case Lost():
+            membership.lost(turn, peer, message)
+        case Timeout() | Mismatch() | Refresh() | Leave() | Repaired():
+            membership.wish(turn, peer, message)
+        case Answer():
+            membership.answered(turn, peer, message)
+        case Sp():
+            admission.sp(turn, peer, message)
+        case At():
+            admission.at(turn, peer, message)
+        case Offer():
+            shared_state.offered(turn, peer, message)
+        case _:
+            assert_never(message)
+
+
+def _settle(turn: Turn) -> None:
+    membership.expire(turn)
+    views.advance(turn)
+    admission.advance(turn)
+    progress.tell(turn)
+    state = turn.state
+    times = [
+        *membership.deadlines(state),
+        *views.deadlines(state),
+        *admission.deadlines(state),
+        *progress.deadlines(state),
+    ]
+    at = min(times, default=None)
+    if at != state.timer:
+        turn.state = replace(state, timer=at)
+        turn.actions.append(SetTimer(at))

@@ -1,0 +1,284 @@
+"""Who is there: Hello, disconnection, evidence, wishes, deaths (layer 2; VIEWS K1, K6, K7).
+
+Called by `machine` per message; records facts in the state, brings a peer that says Hello up to
+date, and by the clock turns absence into death (`expire`). What follows from a fact - a flush, an
+admission - is `views`' and `admission`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pccl_py.coordinator import admission
+from pccl_py.coordinator.events import Close, Connection, Disconnected, Send, Started
+from pccl_py.coordinator.state import (
+    ABSENCE_SHARE,
+    LEFT,
+    PENDING_MAX,
+    WISHES_MAX,
+    Evidence,
+    Newcomer,
+    State,
+    Turn,
+    drop,
+    put,
+)
+from pccl_py.errors import Code
+from pccl_py.protocol.messages import (
+    Answer,
+    Bye,
+    EvictedMsg,
+    Flush,
+    Hello,
+    Install,
+    Leave,
+    Lost,
+    Mismatch,
+    Refresh,
+    Refused,
+    Release,
+    Repaired,
+    Timeout,
+)
+from pccl_py.types import Member, PeerId
+
+WRONG_RUN = "this coordinator serves another run; check --run / PCCL_RUN"
+
+
+def started(turn: Turn, event: Started) -> None:
+    """A new life: the journaled record is the view; nobody is dead before detection_s (K7)."""
+    state = turn.state
+    record = event.record
+    members = {member.peer: member for member in record.members} if record is not None else {}
+    turn.state = replace(
+        state,
+        boot=event.boot,
+        run=event.run if event.run is not None else state.run,
+        record=record,
+        members=members,
+        newcomers=frozenset(members) if record is not None and record.fresh else frozenset(),
+        absent_until=dict.fromkeys(members, turn.now + state.config.detection_s),
+    )
+
+
+def hello(turn: Turn, connection: Connection, message: Hello) -> None:
+    """Somebody says who it is: a member back again, a newcomer, or somebody who is out (K6)."""
+    state = turn.state
+    if state.run is not None and message.run != state.run:
+        refuse(turn, connection, Code.USAGE, WRONG_RUN)
+        return
+    if state.peer_of.get(connection, message.peer) != message.peer:
+        refuse(turn, connection, Code.PROTOCOL, "one connection, two peer ids")
+        disconnected(turn, Disconnected(connection, "two peer ids"))
+        return
+    if state.run is None:
+        turn.state = replace(state, run=message.run)
+    peer = message.peer
+    if state.is_living(peer):
+        at_epoch = message.epoch == state.epoch
+        behind = message.epoch == state.epoch - 1 and message.epoch > 0
+        if at_epoch or behind or (message.epoch == 0 and peer in state.newcomers):
+            _attach(turn, connection, peer)
+            _bring_up_to_date(turn, peer, message)
+            return
+    elif message.epoch == 0 and peer not in state.former and peer not in state.members:
+        _newcomer(turn, connection, message)
+        return
+    stranger = "this id is not a member of the current view"
+    reason = state.soft.gone.get(peer) or state.former.get(peer) or stranger
+    farewell = Bye() if reason == LEFT else EvictedMsg(reason)
+    turn.actions.append(Send(connection, farewell))
+
+
+def refuse(turn: Turn, connection: Connection, code: Code, text: str) -> None:
+    turn.actions.append(Send(connection, Refused(code, text)))
+    turn.actions.append(Close(connection))
+    turn.note("refused", ("text", text))
+
+
+def disconnected(turn: Turn, event: Disconnected) -> None:
+    """A control connection is gone; its peer has a while to come back."""
+    state = turn.state
+    peer = state.peer_of.get(event.connection)
+    if peer is None:
+        return
+    peer_of = drop(state.peer_of, event.connection)
+    if state.connection_of.get(peer) != event.connection:
+        turn.state = replace(state, peer_of=peer_of)
+        return
+    absent = state.absent_until
+    if state.is_living(peer) or peer in state.pending:
+        absent = put(absent, peer, turn.now + ABSENCE_SHARE * state.config.detection_s)
+    turn.state = replace(
+        state,
+        peer_of=peer_of,
+        connection_of=drop(state.connection_of, peer),
+        absent_until=absent,
+    )
+    turn.note("disconnected", ("peer", f"{peer:016x}"), ("reason", event.reason))
+
+
+def _attach(turn: Turn, connection: Connection, peer: PeerId) -> None:
+    state = turn.state
+    old = state.connection_of.get(peer)
+    peer_of = state.peer_of
+    if old is not None and old != connection:
+        turn.actions.append(Close(old))
+        peer_of = drop(peer_of, old)
+    turn.state = replace(
+        state,
+        peer_of=put(peer_of, connection, peer),
+        connection_of=put(state.connection_of, peer, connection),
+        absent_until=drop(state.absent_until, peer),
+    )
+
+
+def _bring_up_to_date(turn: Turn, peer: PeerId, message: Hello) -> None:
+    """Say again what a living member may have missed."""
+    state = turn.state
+    assert state.record is not None
+    if message.epoch != state.epoch:
+        turn.send(peer, Install(state.record))
+    if state.soft.flush is not None:
+        turn.send(peer, Flush(state.epoch))
+    elif message.epoch == state.epoch:
+        if message.stopped:
+            turn.soft = replace(turn.soft, stopped=True)
+        elif state.soft.admission is not None:
+            admission.remind(turn, peer)
+        elif message.holding is not None:
+            turn.send(peer, Release(state.epoch, message.holding))
+    elif state.soft.admission is not None:
+        admission.remind(turn, peer)
+
+
+def _newcomer(turn: Turn, connection: Connection, message: Hello) -> None:
+    state = turn.state
+    if message.peer not in state.pending and len(state.pending) >= PENDING_MAX:
+        text = f"{PENDING_MAX} peers are waiting already; try again later"
+        refuse(turn, connection, Code.RESOURCE, text)
+        return
+    member = Member(message.peer, message.name, message.group, message.host, message.port)
+    _attach(turn, connection, message.peer)
+    newcomer = Newcomer(member, message.min_members)
+    turn.state = replace(
+        turn.state,
+        pending=put(turn.state.pending, message.peer, newcomer),
+        untold=turn.state.untold | {message.peer},
+    )
+
+
+def lost(turn: Turn, peer: PeerId, message: Lost) -> None:
+    """Evidence of a lost link to a living member."""
+    _suspect(turn, peer, message.other, message.reason)
+
+
+def _suspect(turn: Turn, peer: PeerId, other: PeerId, reason: str) -> None:
+    known = turn.soft.evidence
+    if turn.state.is_living(other) and other != peer and (peer, other) not in known:
+        turn.soft = replace(
+            turn.soft, evidence=put(known, (peer, other), Evidence(turn.now, reason))
+        )
+
+
+def answered(turn: Turn, peer: PeerId, message: Answer) -> None:
+    """A member has stopped in this epoch and says how its ops stand; the newest answer counts."""
+    flush = turn.soft.flush
+    if flush is None:
+        return
+    turn.soft = replace(
+        turn.soft,
+        flush=replace(
+            flush, awaited=flush.awaited - {peer}, answers=put(flush.answers, peer, message)
+        ),
+    )
+    for other in message.unreachable:
+        _suspect(turn, peer, other, "unreachable")
+
+
+Wish = Timeout | Mismatch | Refresh | Leave | Repaired
+
+
+def wish(turn: Turn, peer: PeerId, message: Wish) -> None:
+    """What a member asks of the next view, or has finished in this one."""
+    soft = turn.soft
+    group = turn.state.members[peer].group
+    match message:
+        case Timeout(op=op, detail=detail):
+            if len(soft.timeouts) < WISHES_MAX and (group, op) not in soft.timeouts:
+                timeouts = put(soft.timeouts, (group, op), (peer, detail))
+                turn.soft = replace(soft, timeouts=timeouts)
+        case Mismatch(op=op):
+            if len(soft.mismatches) < WISHES_MAX and (group, op) not in soft.mismatches:
+                mismatches = put(soft.mismatches, (group, op), (peer, message))
+                turn.soft = replace(soft, mismatches=mismatches)
+        case Refresh():
+            turn.soft = replace(soft, refresh=True)
+        case Leave():
+            turn.soft = replace(soft, leaving=soft.leaving | {peer})
+        case Repaired():
+            turn.soft = replace(soft, repaired=soft.repaired | {peer})
+
+
+def expire(turn: Turn) -> None:
+    """Absence becomes death: at once if a member has lost its link to the absent one too, else
+    when the time is over. A flush that is not answered until the deadline is a death as well."""
+    state = turn.state
+    dead: dict[PeerId, str] = {}
+    forgotten: list[PeerId] = []
+    for peer, until in state.absent_until.items():
+        if peer in state.pending:
+            if turn.now >= until:
+                forgotten.append(peer)
+        elif not state.is_living(peer):
+            forgotten.append(peer)
+        elif _named_by(state, peer):
+            dead[peer] = "its connections broke"
+        elif turn.now >= until:
+            dead[peer] = "its control connection broke and did not come back"
+    flush = state.soft.flush
+    if flush is not None and turn.now >= flush.started + state.config.deadline_s:
+        for peer in flush.awaited:
+            dead.setdefault(peer, "it did not answer a flush before the deadline")
+    if dead or forgotten:
+        _bury(turn, dead, forgotten)
+
+
+def _named_by(state: State, peer: PeerId) -> bool:
+    return any(
+        other == peer and state.is_living(reporter) for reporter, other in state.soft.evidence
+    )
+
+
+def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
+    state = turn.state
+    flush = state.soft.flush
+    if flush is not None:  # whoever dies meanwhile is struck, its answer too (R25)
+        flush = replace(
+            flush,
+            awaited=flush.awaited - dead.keys(),
+            answers={p: a for p, a in flush.answers.items() if p not in dead},
+        )
+    soft = replace(
+        state.soft,
+        gone={**state.soft.gone, **dead},
+        evidence={
+            pair: e for pair, e in state.soft.evidence.items() if not dead.keys() & set(pair)
+        },
+        repaired=state.soft.repaired - dead.keys(),
+        leaving=state.soft.leaving - dead.keys(),
+        flush=flush,
+    )
+    turn.state = replace(
+        state,
+        soft=soft,
+        absent_until=drop(state.absent_until, *dead, *forgotten),
+        pending=drop(state.pending, *forgotten),
+    )
+    for peer, reason in dead.items():
+        turn.note("lost", ("peer", str(state.members[peer])), ("reason", reason))
+
+
+def deadlines(state: State) -> list[float]:
+    """When `expire` may have something to do though nothing happens."""
+    return list(state.absent_until.values())

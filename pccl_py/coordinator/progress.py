@@ -1,0 +1,146 @@
+"""What people are told (layer 2): who waits for whom, and the answer to `pccl status`.
+
+Called by `machine` after every event (`tell`) and per StatusRequest; decides nothing that another
+module reads. Waiting peers hear of a change at once, but not more often than PACE_SHARE of
+progress_s, and the same text again every progress_s.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from pccl_py.coordinator import admission
+from pccl_py.coordinator.state import State, Turn
+from pccl_py.protocol.messages import Waiting
+from pccl_py.types import Member, PeerId, members_text, peer_text
+
+PACE_SHARE = 0.04
+
+
+def tell(turn: Turn) -> None:
+    """Send Waiting to who waits if the text has changed, or if it is time to say it again."""
+    state = turn.state
+    text = waiting_text(state)
+    if not text:
+        if state.told or state.untold:
+            turn.state = replace(state, told="", told_at=turn.now, untold=frozenset())
+        return
+    for peer in state.untold:
+        turn.send(peer, Waiting(text))
+    if state.untold:
+        state = turn.state = replace(state, untold=frozenset())
+    progress_s = state.config.progress_s
+    pace = 0.0 if not state.told else PACE_SHARE * progress_s
+    if text == state.told:
+        pace = progress_s
+    if turn.now < state.told_at + pace:
+        return
+    turn.state = replace(state, told=text, told_at=turn.now)
+    for peer in state.pending:
+        turn.send(peer, Waiting(text))
+    if text == state.told:  # it lasts: say it to the members concerned too
+        _tell_members(turn, text)
+
+
+def _tell_members(turn: Turn, text: str) -> None:
+    round_ = turn.soft.admission
+    if round_ is None:
+        return
+    late = set(awaited(turn.state))
+    call = f"{len(turn.state.pending)} peers wait to join; please call comm.update()"
+    for peer in turn.state.living():
+        turn.send(peer, Waiting(call if peer in late else text))
+
+
+def deadlines(state: State) -> list[float]:
+    """When `tell` may have something to say though nothing happens."""
+    text = waiting_text(state)
+    if not text:
+        return []
+    progress_s = state.config.progress_s
+    return [state.told_at + (progress_s if text == state.told else PACE_SHARE * progress_s)]
+
+
+def awaited(state: State) -> tuple[PeerId, ...]:
+    """The members that a flush or an admission round waits for, in order of joining."""
+    soft = state.soft
+    if soft.flush is not None:
+        return tuple(peer for peer in state.living() if peer in soft.flush.awaited)
+    if soft.admission is not None:
+        there = soft.admission.ats if soft.admission.targets is not None else soft.admission.sps
+        return tuple(peer for peer in state.living() if peer not in there)
+    return ()
+
+
+def waiting_text(state: State) -> str:
+    """What pending peers wait for; empty if nobody is pending."""
+    if not state.pending:
+        return ""
+    if not state.living_count:
+        here, wanted = len(state.pending), admission.wanted(state)
+        return f"{here} of {wanted} peers are here, waiting for {max(0, wanted - here)} more"
+    if state.disagreement and state.soft.admission is None:
+        return f"the members do not stand at one safe point: {state.disagreement}"
+    late = [state.members[peer] for peer in awaited(state)]
+    if not late:
+        return "waiting for the members' next view"
+    if state.soft.flush is not None:
+        return f"waiting for {members_text(late)} to answer a flush"
+    return f"waiting for {members_text(late)} to reach a safe point (call comm.update())"
+
+
+def status_json(state: State, now: float) -> str:
+    """Everything that an operator may ask, as JSON. Times in seconds."""
+    config, soft = state.config, state.soft
+    body = {
+        "run": state.run,
+        "epoch": state.epoch,
+        "line": state.record.line if state.record is not None else 0,
+        "members": [_member(state, state.members[peer]) for peer in state.living()],
+        "pending": [
+            {**_who(newcomer.member), "min_members": newcomer.min_members}
+            for newcomer in state.pending.values()
+        ],
+        "detection_s": config.detection_s,
+        "heartbeat_s": config.detection_s / 5,
+        "deadline_s": config.deadline_s,
+        "flush": None
+        if soft.flush is None
+        else {"reason": soft.flush.reason, "seconds": round(now - soft.flush.started, 3)},
+        "admission": None
+        if soft.admission is None
+        else {
+            "round": soft.admission.round[1],
+            "seconds": round(now - soft.admission.started, 3),
+            "targets": soft.admission.targets,
+        },
+        "awaited": [_who(state.members[peer]) for peer in awaited(state)],
+        "waiting": waiting_text(state),
+        "excluded": [[peer_text(a), peer_text(b)] for a, b in _excluded(state)],
+    }
+    return json.dumps(body)
+
+
+def _excluded(state: State) -> tuple[tuple[PeerId, PeerId], ...]:
+    return state.record.excluded if state.record is not None else ()
+
+
+def _who(member: Member) -> dict[str, object]:
+    return {
+        "name": member.name,
+        "id": f"{member.peer:016x}",
+        "group": member.group,
+        "host": member.host,
+        "port": member.port,
+    }
+
+
+def _member(state: State, member: Member) -> dict[str, object]:
+    assert state.record is not None
+    group = [m.peer for m in state.record.members if m.group == member.group]
+    return {
+        **_who(member),
+        "rank": group.index(member.peer),
+        "connected": member.peer in state.connection_of,
+    }

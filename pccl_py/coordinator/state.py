@@ -1,0 +1,202 @@
+"""What the coordinator knows (layer 2): frozen values, and nothing that decides.
+
+Only `record` (journaled) must survive a crash; everything else is soft: it may vanish at any step
+and peers say it again (VIEWS R14, R15). What is true for one epoch only lives in `Soft` and is
+thrown away whole with the view. `Turn` is one step under way; it never leaves `machine.step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from pccl_py.coordinator.events import Action, Connection, Note, Send
+from pccl_py.protocol.messages import (
+    Answer,
+    FromCoordinator,
+    Mismatch,
+    Offer,
+    Round,
+    Sp,
+    StateError,
+    StatePlan,
+)
+from pccl_py.types import Member, PeerId, Record
+
+PENDING_MAX = 4096
+FORMER_MAX = 65536
+EXCLUDED_MAX = 4096
+KEYS_MAX = 65536
+OPS_MAX = 8192
+SEGMENTS_MAX = 65536
+GROUP_MAX = 1024
+PLANS_MAX = 64
+WISHES_MAX = 8192
+
+ABSENCE_SHARE = 0.4  # of detection_s: how long a lost control connection may take to come back
+EDGE_GRACE_S = 0.2  # a lost link is a broken edge only if neither end's control breaks by then
+EARLY_HOLD_S = 0.25  # how long a member is kept at a repeated safe point that not all stand at
+LEFT = "left"  # in `former`: gone with a Bye
+
+OpKey = tuple[str, int]  # (group, op id)
+Edge = tuple[PeerId, PeerId]
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """run: None adopts the first joiner's. Times in seconds."""
+
+    run: str | None
+    detection_s: float
+    deadline_s: float
+    progress_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    member: Member
+    min_members: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlushRun:
+    """A flush under way. awaited: living members that have not answered."""
+
+    started: float
+    reason: str
+    awaited: frozenset[PeerId]
+    answers: Mapping[PeerId, Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An admission round. targets: per group, once all have said Sp; early_since: when the first
+    member came to stand at a repeated safe point below its target."""
+
+    round: Round
+    started: float
+    sps: Mapping[PeerId, Sp]
+    targets: Mapping[str, int] | None
+    ats: Mapping[PeerId, int]
+    early_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Soft:
+    """What is true in one epoch only.
+
+    gone: members that are dead, overdue or have left, and why. evidence: (reporter, other) -> a
+    lost link. stopped: a member stands in a flush that this life knows nothing of (R14).
+    timeouts, mismatches: wishes for a verdict, with who asked.
+    """
+
+    gone: Mapping[PeerId, str] = field(default_factory=dict)
+    evidence: Mapping[Edge, Evidence] = field(default_factory=dict)
+    stopped: bool = False
+    timeouts: Mapping[OpKey, tuple[PeerId, str]] = field(default_factory=dict)
+    mismatches: Mapping[OpKey, tuple[PeerId, Mismatch]] = field(default_factory=dict)
+    leaving: frozenset[PeerId] = frozenset()
+    refresh: bool = False
+    repaired: frozenset[PeerId] = frozenset()
+    flush: FlushRun | None = None
+    admission: Admission | None = None
+    offers: Mapping[OpKey, Mapping[PeerId, Offer]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """members: of `record`, by id, in order of joining. newcomers: who may still be at epoch 0 in
+    this record. absent_until: members and pending peers without a connection, and when that makes
+    them dead. former: ids that were members once, and why not now (R12). rolled: timed-out ops that
+    were rolled forward, and when their second deadline ends. plans: decided state elections of
+    this line. retry_at: no admission round before. told, told_at: the last Waiting;
+    untold: pending peers that have heard nothing yet."""
+
+    config: Config
+    boot: int = 0
+    run: str | None = None
+    record: Record | None = None
+    members: Mapping[PeerId, Member] = field(default_factory=dict)
+    newcomers: frozenset[PeerId] = frozenset()
+    peer_of: Mapping[Connection, PeerId] = field(default_factory=dict)
+    connection_of: Mapping[PeerId, Connection] = field(default_factory=dict)
+    absent_until: Mapping[PeerId, float] = field(default_factory=dict)
+    pending: Mapping[PeerId, Newcomer] = field(default_factory=dict)
+    former: Mapping[PeerId, str] = field(default_factory=dict)
+    rolled: Mapping[OpKey, float] = field(default_factory=dict)
+    plans: Mapping[OpKey, StatePlan | StateError] = field(default_factory=dict)
+    rounds: int = 0
+    retry_at: float = 0.0
+    disagreement: str = ""
+    untold: frozenset[PeerId] = frozenset()
+    told: str = ""
+    told_at: float = 0.0
+    timer: float | None = None
+    soft: Soft = field(default_factory=Soft)
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch if self.record is not None else 0
+
+    @property
+    def living_count(self) -> int:
+        return len(self.members) - len(self.soft.gone)
+
+    def is_living(self, peer: PeerId) -> bool:
+        return peer in self.members and peer not in self.soft.gone
+
+    def living(self) -> tuple[PeerId, ...]:
+        """Members not gone, in order of joining."""
+        return tuple(peer for peer in self.members if peer not in self.soft.gone)
+
+
+def initial(config: Config) -> State:
+    """The state before the first event, which must be `Started`."""
+    return State(config, run=config.run)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One step under way: the state so far and the actions so far."""
+
+    state: State
+    now: float
+    actions: list[Action]
+
+    @property
+    def soft(self) -> Soft:
+        return self.state.soft
+
+    @soft.setter
+    def soft(self, soft: Soft) -> None:
+        self.state = replace(self.state, soft=soft)
+
+    def send(self, peer: PeerId, message: FromCoordinator) -> None:
+        """To a peer that is connected; to one that is not, nothing: Hello brings it up to date."""
+        connection = self.state.connection_of.get(peer)
+        if connection is not None:
+            self.actions.append(Send(connection, message))
+
+    def note(self, name: str, *fields: tuple[str, str]) -> None:
+        self.actions.append(Note(name, fields))
+
+
+def put(mapping: Mapping[_K, _V], key: _K, value: _V) -> Mapping[_K, _V]:
+    """A copy with one entry set."""
+    return {**mapping, key: value}
+
+
+def drop(mapping: Mapping[_K, _V], *keys: _K) -> Mapping[_K, _V]:
+    """A copy without some keys; the same mapping if none was there."""
+    if not any(key in mapping for key in keys):
+        return mapping
+    return {key: value for key, value in mapping.items() if key not in keys}

@@ -1,0 +1,296 @@
+"""The end of a view and the next one: flush, decide, install (layer 2; VIEWS coordinator 1-4).
+
+Called by `machine` after every event: `advance` looks at what is known and starts, goes on with or
+concludes a flush. Message handlers elsewhere only record facts. A flush never resumes the old
+epoch; it ends in a new view, maybe of the same members. What becomes of an op is `verdicts`', which
+ring is `topology`'s, newcomers are `admission`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pccl_py.coordinator import topology, verdicts
+from pccl_py.coordinator.events import Journal
+from pccl_py.coordinator.state import (
+    EDGE_GRACE_S,
+    EXCLUDED_MAX,
+    FORMER_MAX,
+    LEFT,
+    Edge,
+    FlushRun,
+    Soft,
+    State,
+    Turn,
+)
+from pccl_py.protocol.messages import Answer, Bye, EvictedMsg, Flush, Install
+from pccl_py.types import Member, PeerId, Record, op_text
+
+
+def advance(turn: Turn) -> None:
+    """Start a flush if there is reason, conclude it if all that is awaited is there."""
+    if turn.state.record is None or not turn.state.living_count:
+        if turn.soft.flush is not None:
+            turn.soft = replace(turn.soft, flush=None)
+        return
+    if turn.soft.flush is None:
+        reason = _why_flush(turn.state, turn.now)
+        if reason:
+            _begin(turn, reason)
+    if turn.soft.flush is not None and _is_complete(turn.state, turn.soft.flush, turn.now):
+        _conclude(turn, turn.soft.flush)
+
+
+def deadlines(state: State) -> list[float]:
+    """When `advance` may have something to do though nothing happens."""
+    times = [e.at + EDGE_GRACE_S for pair, e in state.soft.evidence.items() if _both(state, pair)]
+    if state.soft.flush is not None:
+        if state.soft.flush.awaited:
+            times.append(state.soft.flush.started + state.config.deadline_s)
+    elif state.living_count:
+        times.extend(state.rolled.values())
+    return times
+
+
+def _why_flush(state: State, now: float) -> str:
+    """Evidence starts a flush at once; wishes wait until the last plan is carried out (R24)."""
+    soft = state.soft
+    for peer, reason in soft.gone.items():
+        return f"{state.members[peer]} is gone: {reason}"
+    for pair, evidence in soft.evidence.items():
+        if now >= evidence.at + EDGE_GRACE_S and _both(state, pair):
+            one, other = (state.members[peer] for peer in pair)
+            return f"broken edge {one} - {other}: {evidence.reason}"
+    if soft.stopped:
+        return "a member stands in a flush of a former life"
+    for (_, op), until in state.rolled.items():
+        if now >= until:
+            return f"{op_text(op)} was rolled forward and has not been heard of since"
+    wish = _wish(state)
+    if wish and (_is_repaired(state) or not _has_plan(state)):
+        return wish
+    return ""
+
+
+def _wish(state: State) -> str:
+    soft = state.soft
+    for key in (*soft.timeouts, *soft.mismatches):
+        if key not in state.rolled:
+            what = "timed out" if key in soft.timeouts else "was submitted differently"
+            return f"{op_text(key[1])} {what}"
+    if soft.leaving:
+        return "a member leaves"
+    return "an engine's table is full" if soft.refresh else ""
+
+
+def _has_plan(state: State) -> bool:
+    return state.record is not None and verdicts.has_plan(state.record)
+
+
+def _is_repaired(state: State) -> bool:
+    return len(state.soft.repaired) >= state.living_count
+
+
+def _both(state: State, pair: Edge) -> bool:
+    """Whether both ends of a lost link live and are connected: otherwise it may be a death."""
+    return all(state.is_living(peer) and peer in state.connection_of for peer in pair)
+
+
+def _begin(turn: Turn, reason: str) -> None:
+    """A flush cancels an admission round; the install that ends it releases who holds."""
+    state = turn.state
+    awaited = state.living()
+    turn.soft = replace(
+        turn.soft,
+        flush=FlushRun(turn.now, reason, frozenset(awaited), {}),
+        admission=None,
+    )
+    turn.note("flush", ("epoch", str(state.epoch)), ("reason", reason))
+    for peer in awaited:
+        turn.send(peer, Flush(state.epoch))
+
+
+def _is_complete(state: State, flush: FlushRun, now: float) -> bool:
+    """All living members have answered and are connected, and no lost link is so young that it
+    may turn out to be a death."""
+    if flush.awaited or any(peer in flush.answers for peer in state.absent_until):
+        return False
+    return not any(
+        now < evidence.at + EDGE_GRACE_S and _both(state, pair)
+        for pair, evidence in state.soft.evidence.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    """Who is in the next view: rings per group, in the groups' old order."""
+
+    rings: Mapping[str, tuple[PeerId, ...]]
+    members: tuple[Member, ...]
+    excluded: tuple[Edge, ...]
+    left: tuple[PeerId, ...]
+    evicted: Mapping[PeerId, str]
+
+
+def _conclude(turn: Turn, flush: FlushRun) -> None:
+    """Make the next view of those who answered, with a verdict on every op (coordinator 3, 4)."""
+    state = turn.state
+    record = state.record
+    assert record is not None
+    laggards = _laggards(state, flush, turn.now)
+    answers = {p: flush.answers[p] for p in state.living() if p not in laggards}
+    stay = _who_stays(state, answers, laggards)
+    groups = []
+    rolled: dict[tuple[str, int], float] = {}
+    for old in record.groups:
+        if not stay.rings.get(old.group):
+            continue
+        case = _case(state, old.group, answers, stay)
+        group, late = verdicts.decide(case)
+        groups.append(group)
+        for op in late:
+            until = state.rolled.get((old.group, op), 0.0)
+            fresh_until = turn.now + state.config.deadline_s
+            rolled[old.group, op] = until if until > turn.now else fresh_until
+    turn.state = replace(turn.state, rolled=rolled)
+    _part(turn, stay)
+    if not stay.members:
+        turn.note("emptied", ("epoch", str(record.epoch)))
+        return
+    next_record = Record(
+        line=record.line,
+        epoch=record.epoch + 1,
+        fresh=False,
+        members=stay.members,
+        groups=tuple(groups),
+        excluded=stay.excluded,
+    )
+    install(turn, next_record, frozenset())
+
+
+def _laggards(state: State, flush: FlushRun, now: float) -> frozenset[PeerId]:
+    """Members that have not repaired an op whose second deadline has passed too. If nobody in the
+    group has, it is not their fault that they have not, and nobody is expelled."""
+    assert state.record is not None
+    laggards: set[PeerId] = set()
+    for group in state.record.groups:
+        answers = {p: a for p, a in flush.answers.items() if state.members[p].group == group.group}
+        overdue = [
+            op
+            for op, reports in verdicts.reports_by_op(answers).items()
+            if now >= state.rolled.get((group.group, op), now + 1)
+            and verdicts.timed_out({}, op, reports)
+        ]
+        behind = answers.keys() - state.soft.repaired
+        if overdue and verdicts.group_has_plan(group) and len(behind) < len(answers):
+            laggards |= behind
+    return frozenset(laggards)
+
+
+def _who_stays(
+    state: State, answers: Mapping[PeerId, Answer], laggards: frozenset[PeerId]
+) -> _Stay:
+    soft = state.soft
+    wishing = [p for p, a in answers.items() if a.leaving or p in soft.leaving]
+    staying = [p for p in answers if p not in wishing]
+    by_group: dict[str, list[PeerId]] = {}
+    for peer in answers:
+        by_group.setdefault(state.members[peer].group, []).append(peer)
+    left: list[PeerId] = []
+    evicted = dict(soft.gone)
+    evicted.update((peer, "a timed-out op was not repaired here in time") for peer in laggards)
+    excluded = _excluded(state, answers)
+    rings: dict[str, tuple[PeerId, ...]] = {}
+    for group, peers in by_group.items():
+        own = {p: answers[p] for p in peers}
+        stayers = [p for p in peers if p in staying]
+        kept = [
+            p for p in peers if p in staying or (stayers and verdicts.is_needed(p, own, stayers))
+        ]
+        left += [p for p in peers if p not in kept]
+        rings[group], dropped = topology.route(kept, excluded)
+        evicted.update((peer, "no route to it avoids the broken links") for peer in dropped)
+    inside = {peer for ring in rings.values() for peer in ring}
+    return _Stay(
+        rings,
+        tuple(state.members[p] for p in answers if p in inside),
+        tuple(pair for pair in excluded if inside.issuperset(pair)),
+        tuple(left),
+        evicted,
+    )
+
+
+def _excluded(state: State, answers: Mapping[PeerId, Answer]) -> tuple[Edge, ...]:
+    """Broken edges between members that answered: the record's, reported ones, answered ones."""
+    assert state.record is not None
+    edges = dict.fromkeys(state.record.excluded)
+    edges.update(dict.fromkeys(topology.edge(a, b) for a, b in state.soft.evidence))
+    present = [pair for pair in edges if pair[0] in answers and pair[1] in answers]
+    return tuple(present[:EXCLUDED_MAX])
+
+
+def _case(state: State, group: str, answers: Mapping[PeerId, Answer], stay: _Stay) -> verdicts.Case:
+    assert state.record is not None
+    soft = state.soft
+    return verdicts.Case(
+        old=state.record.of_group(group),
+        members=state.members,
+        answers={p: a for p, a in answers.items() if state.members[p].group == group},
+        ring=stay.rings[group],
+        lost=tuple(p for p in stay.evicted if state.members[p].group == group),
+        timeouts={op: detail for (g, op), (_, detail) in soft.timeouts.items() if g == group},
+        mismatches={op: told for (g, op), told in soft.mismatches.items() if g == group},
+    )
+
+
+def _part(turn: Turn, stay: _Stay) -> None:
+    """Say farewell to who is not in the next view."""
+    gone = {**turn.soft.gone, **dict.fromkeys(stay.left, LEFT), **stay.evicted}
+    turn.soft = replace(turn.soft, gone=gone, flush=None)
+    for peer in stay.left:
+        turn.note("left", ("peer", str(turn.state.members[peer])))
+        turn.send(peer, Bye())
+    for peer, reason in stay.evicted.items():
+        turn.note("evicted", ("peer", str(turn.state.members[peer])), ("reason", reason))
+        turn.send(peer, EvictedMsg(reason))
+
+
+def _remembered(state: State) -> Mapping[PeerId, str]:
+    """`former` and who is gone now: ids that must never be members again (R12); beyond a bound the
+    oldest are forgotten."""
+    if not state.soft.gone:
+        return state.former
+    former = {**state.former, **state.soft.gone}
+    for peer in list(former)[: max(0, len(former) - FORMER_MAX)]:
+        del former[peer]
+    return former
+
+
+def install(turn: Turn, record: Record, newcomers: frozenset[PeerId]) -> None:
+    """Journal the record, make it the state, and send it to all its members (R9)."""
+    state = turn.state
+    assert state.run is not None
+    members = {member.peer: member for member in record.members}
+    absent = {p: t for p, t in state.absent_until.items() if p in members or p in state.pending}
+    turn.actions.append(Journal(record, state.run))
+    turn.state = replace(
+        state,
+        record=record,
+        members=members,
+        newcomers=newcomers,
+        absent_until=absent,
+        former=_remembered(state),
+        rolled={} if record.fresh else state.rolled,
+        plans={} if record.fresh else state.plans,
+        disagreement="" if record.fresh else state.disagreement,
+        soft=Soft(),
+    )
+    turn.note(
+        "view",
+        ("epoch", str(record.epoch)),
+        ("line", str(record.line)),
+        ("members", " ".join(member.name for member in record.members[:64])),
+    )
+    for peer in members:
+        turn.send(peer, Install(record))
