@@ -29,7 +29,7 @@ FLAGS = (
     "-std=c11",
     "-O3",
     "-ffp-contract=off",
-    "-fno-trapping-math", # the loops over halves vectorise; changes no value
+    "-fno-trapping-math",  # the loops over halves vectorise; changes no value
     "-fvisibility=hidden",
     "-pthread",
     "-D_GNU_SOURCE",
