@@ -36,7 +36,7 @@ preflight:
 $(STAMPS)/venv:
 	@native/tests/preflight.sh $(PYTHON)
 	$(SAY) "setup 1/4: a virtual environment in .venv"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/torch: $(STAMPS)/venv
