@@ -44,7 +44,7 @@ TOP = 7  # pccl_py/__init__.py: public names and nothing else
 # All that a module of layer 2 may import from outside the package.
 PURE_STDLIB = {
     "__future__", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq",
-    "itertools", "math", "operator", "types", "typing",
+    "itertools", "json", "math", "operator", "types", "typing",
 }  # fmt: skip
 IMPURE_BUILTINS = {"open", "print", "input", "exec", "eval"}
 
