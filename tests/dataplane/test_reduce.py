@@ -90,13 +90,13 @@ def f32_to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 def float_reduced(reduce: ReduceOp, a: Array, b: Array) -> Array:
     match reduce:
         case ReduceOp.SUM | ReduceOp.AVG:
-            return a + b  # type: ignore[operator]
+            return a + b
         case ReduceOp.PROD:
-            return a * b  # type: ignore[operator]
+            return a * b
         case ReduceOp.MIN | ReduceOp.MAX:
-            lower = (a < b) | ((a == b) & np.signbit(a))  # type: ignore[operator, call-overload]
+            lower = (a < b) | ((a == b) & np.signbit(a))
             picked = np.where(lower == (reduce is ReduceOp.MIN), a, b)
-            nan = np.isnan(a) | np.isnan(b)  # type: ignore[call-overload]
+            nan = np.isnan(a) | np.isnan(b)
             return np.where(nan, np.array(np.nan, a.dtype), picked)
 
 
@@ -117,7 +117,7 @@ def rounded(dtype: DType, wide: Array) -> Array:
     """`wide` (float32 for the halves) as stored, with the canonical NaN; as unsigned bits."""
     stored = f32_to_bf16(wide) if dtype is DType.BFLOAT16 else wide.astype(STORED[dtype])
     size = stored.dtype.itemsize
-    return np.where(np.isnan(wide), NAN_BITS[dtype], stored.view(f"u{size}"))  # type: ignore[call-overload]
+    return np.where(np.isnan(wide), NAN_BITS[dtype], stored.view(f"u{size}"))
 
 
 def widened(dtype: DType, values: Array) -> Array:
@@ -230,7 +230,7 @@ def test_average_divides(core: ModuleType, dtype: DType, contributors: int) -> N
     if dtype in NAN_BITS:
         with np.errstate(all="ignore"):
             wide = widened(dtype, sums)
-            expected = rounded(dtype, wide / wide.dtype.type(contributors))  # type: ignore[operator]
+            expected = rounded(dtype, wide / wide.dtype.type(contributors))
     else:
         quotients = [abs(x) // contributors * (1 if x >= 0 else -1) for x in sums.tolist()]
         expected = as_bits(np.array(quotients, dtype=sums.dtype))
