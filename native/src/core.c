@@ -60,6 +60,11 @@ void pc_core_free(pc_core *core)
     free(core);
 }
 
+uint32_t pc_core_epoch(const pc_core *core)
+{
+    return core->epoch;
+}
+
 /* The size of a segment depends on the tensor alone, never on the view: a repair speaks of the same
  * segments. Returns elements per segment, at least 1. */
 static uint64_t segment_elements(const pc_core *core, int dtype, uint64_t count)
@@ -86,7 +91,8 @@ int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, ui
     struct pc_op *op = pc_op_get(core, op_id);
     if (!op)
         return PCCL_RESOURCE;
-    PC_ASSERT(op->state == PC_FOREIGN);
+    if (op->state != PC_FOREIGN)
+        return PCCL_USAGE; /* another name with the same hash */
     if (!pc_op_start_running(core, op, args, now_ns))
         return PCCL_RESOURCE;
     if (!pc_is_named(op_id)) {

@@ -58,6 +58,9 @@ int pc_core_submit(pc_core *core, const struct pccl_op *op, uint64_t op_id, uint
 /* Errors: PCCL_RESOURCE; arguments are asserted (the shell has checked them). */
 int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_ns);
 
+/* The installed view's; 0: none yet. */
+uint32_t pc_core_epoch(const pc_core *core);
+
 /* Stops in `epoch` if that is the installed one; returns 1 if stopped now, else 0. */
 int pc_core_flush(pc_core *core, uint32_t epoch);
 

@@ -1,0 +1,84 @@
+/* io: the shell around one core: the pccl-io thread, its sockets, its clock. Everything in struct
+ * pc_io below `core` belongs to that thread; what other threads exchange with it is in pccl.c's
+ * struct pccl_engine, under its mutex, through the functions at the end. */
+#ifndef PC_IO_H
+#define PC_IO_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "core.h"
+#include "frame.h"
+
+#define PC_CONNS_MAX 96     /* links, and connections that have not become one */
+#define PC_STAGING_BYTES (64u << 10)
+#define PC_READ_BUDGET (1u << 20) /* bytes of one link before others get a turn */
+#define PC_RETRY_NS 500000000u
+
+enum pc_conn_state {
+    PC_CONN_FREE = 0,
+    PC_CONN_CONNECTING, /* we called; not answered yet */
+    PC_CONN_SHAKING,    /* handshake bytes are on their way */
+    PC_CONN_WAITING,    /* accepted and known, no view needs it yet */
+    PC_CONN_LINKED      /* serves a link of the core */
+};
+
+struct pc_conn {
+    enum pc_conn_state state;
+    int fd;
+    bool outbound;
+    uint32_t events; /* what epoll watches for */
+    uint64_t peer;
+    int which; /* LINKED, or outbound: the core's link */
+    uint64_t deadline_ns;
+    uint64_t born;
+    uint8_t shake_in[PC_HANDSHAKE_BYTES], shake_out[PC_HANDSHAKE_BYTES];
+    uint32_t in_have, out_sent;
+    uint8_t *staging;
+    uint32_t staged, taken; /* bytes [taken, staged) of staging wait for the core */
+};
+
+struct pc_neighbour {
+    uint64_t peer; /* 0: none */
+    char host[PCCL_HOST_MAX];
+    uint16_t port;
+    bool broken;        /* its link broke in this view: only another view makes a new one */
+    bool told;          /* LINK_LOST was sent in this view */
+    uint64_t retry_ns;  /* outbound only: when to call again; 0: not waiting */
+};
+
+struct pc_io {
+    pccl_engine *engine;
+    struct pccl_config config;
+    pc_core *core;
+    int epoll_fd, listen_fd, wake_fd;
+    atomic_int fds[PC_CONNS_MAX]; /* of conns, for a forked child; -1: none */
+    struct pc_conn conns[PC_CONNS_MAX];
+    struct pc_neighbour neighbours[PC_LINKS];
+    uint64_t links_refused;
+    uint64_t births;
+    bool failed;
+};
+
+/* Errors: PCCL_USAGE, PCCL_RESOURCE with *os_error. *port gets the listening port. */
+int pc_io_open(struct pc_io *io, pccl_engine *engine, const struct pccl_config *config,
+               uint16_t *port, int *os_error);
+void pc_io_close(struct pc_io *io);
+void pc_io_abandon(struct pc_io *io);
+void pc_io_run(struct pc_io *io); /* the thread's body: until a stop command */
+void pc_io_wake(const struct pc_io *io);
+
+/* What commands do; pccl-io only. */
+void pc_io_set_view(struct pc_io *io, const struct pccl_view *view);
+void pc_io_fail(struct pc_io *io, int status, const char *text);
+
+uint64_t pc_now_ns(void);
+
+/* Given by pccl.c, called by pccl-io. */
+bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns); /* false: stop */
+void pc_engine_post(pccl_engine *engine, const struct pccl_event *event);
+void pc_engine_ended(pccl_engine *engine, const struct pccl_result *result);
+void pc_engine_failed(pccl_engine *engine, int status, const char *text); /* once */
+void pc_engine_publish(pccl_engine *engine, const struct pccl_stats *stats);
+
+#endif

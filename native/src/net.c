@@ -1,0 +1,126 @@
+/* net: see net.h. */
+#include "net.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+union address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+static socklen_t parse(const char *host, uint16_t port, union address *out)
+{
+    memset(out, 0, sizeof *out);
+    if (inet_pton(AF_INET, host, &out->v4.sin_addr) == 1) {
+        out->v4.sin_family = AF_INET;
+        out->v4.sin_port = htons(port);
+        return sizeof out->v4;
+    }
+    if (inet_pton(AF_INET6, host, &out->v6.sin6_addr) == 1) {
+        out->v6.sin6_family = AF_INET6;
+        out->v6.sin6_port = htons(port);
+        return sizeof out->v6;
+    }
+    return 0;
+}
+
+bool pc_net_is_numeric(const char *host)
+{
+    union address address;
+    return parse(host, 0, &address) != 0;
+}
+
+static int fail(int fd)
+{
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    return -error;
+}
+
+int pc_net_listen(const char *host, uint16_t *port)
+{
+    union address address;
+    socklen_t length = parse(host, *port, &address);
+    if (!length)
+        return -EINVAL;
+    int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return fail(fd);
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (address.any.sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    if (bind(fd, &address.any, length) < 0 || listen(fd, 128) < 0)
+        return fail(fd);
+    length = sizeof address;
+    if (getsockname(fd, &address.any, &length) < 0)
+        return fail(fd);
+    *port = ntohs(address.any.sa_family == AF_INET ? address.v4.sin_port : address.v6.sin6_port);
+    return fd;
+}
+
+static void tune(int fd)
+{
+    int on = 1; /* a frame that waits for more bytes costs 40 ms */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+int pc_net_connect(const char *host, uint16_t port)
+{
+    union address address;
+    socklen_t length = parse(host, port, &address);
+    if (!length)
+        return -EINVAL;
+    int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return fail(fd);
+    tune(fd);
+    if (connect(fd, &address.any, length) < 0 && errno != EINPROGRESS)
+        return fail(fd);
+    return fd;
+}
+
+int pc_net_connected(int fd)
+{
+    int error = 0;
+    socklen_t length = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
+        return -errno;
+    return -error;
+}
+
+int pc_net_accept(int fd)
+{
+    int accepted = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (accepted < 0)
+        return -errno;
+    tune(accepted);
+    return accepted;
+}
+
+long pc_net_recv(int fd, void *to, size_t n)
+{
+    ssize_t got;
+    do
+        got = recv(fd, to, n, 0);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -(long)errno : (long)got;
+}
+
+long pc_net_send(int fd, struct iovec *slices, int count)
+{
+    struct msghdr message = {.msg_iov = slices, .msg_iovlen = (size_t)count};
+    ssize_t sent;
+    do
+        sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -(long)errno : (long)sent;
+}
