@@ -51,6 +51,7 @@ _BYTES_SIZES: dict[str, tuple[int, int]] = {
 _INT_RANGES: dict[str, tuple[int, int]] = {
     "port": (0, 65535),
     "code": (0, int(max(Code))),
+    "Refused.code": (1, int(max(Code))),
     "holders": (-2, 65535),
     "passed": (-1, U64_MAX),
     "segments": (0, SEGMENTS_MAX),
@@ -123,7 +124,14 @@ def struct(kind: type[object]) -> Struct:
     assert dataclasses.is_dataclass(kind), kind
     hints: dict[str, object] = typing.get_type_hints(kind)
     names = tuple(field.name for field in dataclasses.fields(kind))
-    return Struct(kind, names, tuple(_shape(hints[name], name) for name in names))
+    fields = (_shape(hints[name], _limit_of(kind, name)) for name in names)
+    return Struct(kind, names, tuple(fields))
+
+
+def _limit_of(kind: type[object], name: str) -> str:
+    """Under which name a field's limits stand."""
+    qualified = f"{kind.__name__}.{name}"
+    return qualified if qualified in _INT_RANGES else name
 
 
 def _shape(hint: object, name: str) -> Shape:

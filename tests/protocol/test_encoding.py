@@ -181,6 +181,7 @@ def test_strict_about_arity_types_and_limits() -> None:
     _refused("text")
     _refused([1, 73, {}])
     _refused([1, 64, 8, "an unknown error code"])
+    _refused([1, 64, 0, "refused with the code of success"])
     _refused([1, 65, "x" * 4097])
     _refused([1, 71, 1, 1, 1, 1, ["k"] * 65537])  # too many dirty keys
 
