@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, assert_never
 
 from pccl_py.config import DEFAULT_GROUP, DEFAULT_RUN
-from pccl_py.coordinator import embedded
+from pccl_py.coordinator.embedded import start as start_embedded
 from pccl_py.errors import ResourceError
 from pccl_py.launch import environment, events, keeper, logs, policy, process
 
@@ -66,7 +66,7 @@ class Supervisor:
         self,
         spec: Spec,
         on_event: Callable[[events.Event], None],
-        start_coordinator: keeper.StartCoordinator = embedded.start,
+        start_coordinator: keeper.StartCoordinator = start_embedded,
     ) -> None:
         self._spec = spec
         self._on_event = on_event
@@ -243,7 +243,7 @@ class Supervisor:
 def launch(
     spec: Spec,
     on_event: Callable[[events.Event], None],
-    start_coordinator: keeper.StartCoordinator = embedded.start,
+    start_coordinator: keeper.StartCoordinator = start_embedded,
 ) -> Outcome:
     """`Supervisor(...).run()` for callers without a loop. Blocks until the run has ended."""
     return asyncio.run(Supervisor(spec, on_event, start_coordinator).run())
