@@ -107,6 +107,8 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
+        for weight in (self.qkv.weight, self.up.weight):
+            nn.init.normal_(weight, std=width**-0.5)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.down.weight)
 
@@ -250,13 +252,13 @@ def arguments(argv: Iterable[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
     add("--data", type=Path, help="text to learn: a file or a folder (the standard library)")
-    add("--rounds", type=int, default=36, help="outer rounds of the whole run (%(default)s)")
+    add("--rounds", type=int, default=30, help="outer rounds of the whole run (%(default)s)")
     add("--inner-steps", type=int, default=10, help="steps between two rounds (%(default)s)")
     add("--batch", type=int, default=8, help="pieces of text per step (%(default)s)")
     add("--lr", type=float, default=3e-3, help="of AdamW, the inner optimizer (%(default)s)")
     add("--outer-lr", type=float, default=0.7, help="of Nesterov, the outer one (%(default)s)")
     add("--momentum", type=float, default=0.5, help="of Nesterov, the outer one (%(default)s)")
-    add("--warm-up", type=int, default=20, help="steps from lr 0 after a join (%(default)s)")
+    add("--warm-up", type=int, default=50, help="steps from lr 0 after a join (%(default)s)")
     add("--layers", type=int, default=4)
     add("--width", type=int, default=128)
     add("--heads", type=int, default=4)

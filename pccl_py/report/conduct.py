@@ -24,7 +24,7 @@ from pccl_py.report import director, records
 from pccl_py.report.follow import Follower
 from pccl_py.report.live import Show
 
-POLL_S = 0.2
+POLL_S = 0.1
 LATE_END_S = 20.0  # for the late worker to end after all others have
 STDERR_LINES = 12  # kept per worker, for the case that it fails
 
@@ -121,7 +121,7 @@ class _Conductor:
             self._first.request_stop()
             if self._late is not None:
                 self._late.request_stop()
-        self._show.update(self._events, now - began, director.next_text(self._events, script))
+        self._show.update(self._events, began, now, director.next_text(self._events, script))
 
     def _add(self, *events: records.Event) -> None:
         """In the order in which things become known; the result is sorted by time."""

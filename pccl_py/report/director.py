@@ -29,8 +29,8 @@ START_S = 90.0  # from a worker's start until it is a member: importing torch on
 @dataclass(frozen=True, slots=True)
 class Script:
     """kill_round: the victim is killed in the middle of the round after this one; late_round: the
-    late worker's launcher is started when this round is done and the victim is back. limit_s: the
-    whole run's limit."""
+    late worker's launcher is started when this round is done, and the kill. limit_s: the whole
+    run's limit."""
 
     expected: Expected
     kill_round: int
@@ -49,16 +49,15 @@ def kill_due(events: Iterable[Event], script: Script, now: float) -> bool:
                 last = event
     if last is None or last.round < script.kill_round:
         return False
+    if last.round > script.kill_round:  # rounds are quicker than we look
+        return True
     return now - last.time >= last.seconds / 2
 
 
 def late_due(events: Sequence[Event], script: Script) -> bool:
-    """Whether it is time for the late worker. That it waits for the victim's return keeps the two
-    stories apart on a slow machine."""
-    kill = next((event for event in events if isinstance(event, Killed)), None)
-    if kill is None or _last_round(events) < script.late_round:
-        return False
-    return any(event.time > kill.time for event in joins(events, script.expected.victim))
+    """Whether it is time for the late worker."""
+    killed = any(isinstance(event, Killed) for event in events)
+    return killed and _last_round(events) >= script.late_round
 
 
 def find_hung(events: Iterable[Event], script: Script, began: float, now: float) -> Hung | None:

@@ -56,8 +56,9 @@ class Show(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def update(self, events: Sequence[Event], elapsed_s: float, next_text: str) -> None:
-        """events: all so far, in order of time. next_text: what happens next, one line."""
+    def update(self, events: Sequence[Event], began: float, now: float, next_text: str) -> None:
+        """events: all so far, each call's begin with the last one's. began, now: wall clock.
+        next_text: what happens next, one line."""
         ...
 
     def say(self, text: str) -> None:
@@ -86,12 +87,12 @@ class LiveTable:
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def update(self, events: Sequence[Event], elapsed_s: float, next_text: str) -> None:
+    def update(self, events: Sequence[Event], began: float, now: float, next_text: str) -> None:
         for event in events[self._told :]:
             if not isinstance(event, Rounded | Started) and (text := sentence(event)):
-                self.say(f"{elapsed_s:6.1f} s  {text}")
+                self.say(f"{event.time - began:6.1f} s  {text}")
         self._told = len(events)
-        self._live.update(self._draw(events, elapsed_s, next_text), refresh=True)
+        self._live.update(self._draw(events, now - began, next_text), refresh=True)
 
     def say(self, text: str) -> None:
         self._live.console.print(text, markup=False, highlight=False)
@@ -139,17 +140,17 @@ class PlainLines:
     ) -> None:
         return None
 
-    def update(self, events: Sequence[Event], elapsed_s: float, next_text: str) -> None:
+    def update(self, events: Sequence[Event], began: float, now: float, next_text: str) -> None:
         for event in events[self._told :]:
             text = sentence(event)
             if isinstance(event, Rounded):
                 text = self._round_line(event)
             if text:
-                self.say(f"{elapsed_s:6.1f} s  {text}")
+                self.say(f"{event.time - began:6.1f} s  {text}")
         self._told = len(events)
         if next_text != self._next:
             self._next = next_text
-            self.say(f"{elapsed_s:6.1f} s  -- {next_text}")
+            self.say(f"{now - began:6.1f} s  -- {next_text}")
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -113,7 +113,7 @@ def same_state(events: Sequence[Event], expected: Expected) -> Verdict:
 
 
 def loss(events: Sequence[Event], expected: Expected) -> Verdict:
-    """The outer parameters learned: below the limit and the bigrams, or at least lower than at first."""
+    """The outer parameters learned: below the limit and the bigrams, or below the start."""
     name = "the outer parameters learned"
     tests = {event.round: event for event in events if isinstance(event, Evaluated)}
     start, end = tests.get(0), tests.get(expected.rounds)
