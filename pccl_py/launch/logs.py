@@ -17,7 +17,7 @@ _CUT = " …"
 # Everything below space but tab and escape, and delete: binary output must not ring or move about.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f]")
 _RESET = "\x1b[0m"
-_COLOURS = (36, 33, 32, 35, 34, 31)
+_COLOURS = (36, 33, 32, 35, 34)  # no red: a worker is no error
 
 
 class LineSplitter:
