@@ -36,7 +36,8 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The control connection is gone (confirmed by EHOSTUNREACH, or missed heartbeats)."""
+    """The control connection is gone (confirmed by EHOSTUNREACH, or missed heartbeats), or the
+    machine closed it; of a connection that it no longer knows the machine takes no notice."""
 
     connection: Connection
     reason: str

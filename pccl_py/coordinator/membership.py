@@ -256,7 +256,7 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
     if flush is not None:  # whoever dies meanwhile is struck, its answer too (R25)
         flush = replace(
             flush,
-            awaited=flush.awaited - dead.keys(),
+            awaited=flush.awaited.difference(dead),
             answers={p: a for p, a in flush.answers.items() if p not in dead},
         )
     soft = replace(
@@ -265,8 +265,8 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
         evidence={
             pair: e for pair, e in state.soft.evidence.items() if not dead.keys() & set(pair)
         },
-        repaired=state.soft.repaired - dead.keys(),
-        leaving=state.soft.leaving - dead.keys(),
+        repaired=state.soft.repaired.difference(dead),
+        leaving=state.soft.leaving.difference(dead),
         flush=flush,
     )
     turn.state = replace(

@@ -271,8 +271,7 @@ class _Shell(Generic[S]):
             case Close(number):
                 link = self._connections.of_number(number)
                 if link is not None:
-                    self._connections.drop(link)
-                    self._connections.ban(link.routing_id)
+                    self._lose(link, "closed by the coordinator")
             case Journal(record, run):
                 self._journal.append(record, run)
             case SetTimer(at):
@@ -289,9 +288,14 @@ class _Shell(Generic[S]):
             return
         failure = await self._deliver(link.routing_id, encoding.encode(message))
         if failure is not None:
-            self._connections.drop(link)
-            self._connections.ban(link.routing_id)
-            self._own_events.append(Disconnected(number, failure))
+            self._lose(link, failure)
+
+    def _lose(self, link: Link, reason: str) -> None:
+        """Hear no more of this link; the machine is told next, in this same task. Also after a
+        Close: else a member that it refused would stay one that never breaks its connection."""
+        self._connections.drop(link)
+        self._connections.ban(link.routing_id)
+        self._own_events.append(Disconnected(link.number, reason))
 
     async def _deliver(self, routing_id: bytes, data: bytes) -> str | None:
         """Queue `data` for a connection; None, or why that cannot be."""

@@ -1,0 +1,333 @@
+"""A small faithful model of the data plane: one peer's engine as a pure function over tuples.
+
+Ring all-reduce (SUM to the owner, COPY round, MARK round) and broadcast (COPY, MARK), in place,
+segment by segment, with the C engine's rules for flush, install and late submits. Used by the
+exhaustive search with the real machines on top; everything hashable, nothing clever. A rule that an
+engine relies on and that does not hold raises `Broken`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pccl_py.protocol.messages import OpReport, OpStatus
+from pccl_py.types import HELD_BY_ALL, REDO, Outcome, PeerId, Record, Verdict
+
+RUNNING, OK, ERROR = 0, 1, 2
+
+Value = tuple[int, tuple[int, ...]]  # epoch in which it was finished, contributors
+
+
+class Broken(AssertionError):
+    """A property does not hold."""
+
+
+def require(condition: bool, text: str) -> None:
+    if not condition:
+        raise Broken(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """type: S(um), C(opy), M(ark); hops: how many receivers are left after this one."""
+
+    type: str
+    epoch: int
+    op: int
+    segment: int
+    src: int
+    dst: int
+    contributors: tuple[int, ...] = ()
+    value: Value | None = None
+    hops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    number: int
+    root: int
+    final: tuple[Value | None, ...]
+    marked: tuple[bool, ...]
+    status: int = RUNNING
+    code: int = 0
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """results: how each op of each line ended here. rules: switched-off rules, for meta-tests."""
+
+    me: int
+    segments: int
+    roots: tuple[tuple[int, int], ...] = ()  # op number -> root, for broadcasts
+    strict: bool = False
+    off: frozenset[str] = frozenset()
+    record: Record | None = None
+    stopped: bool = False
+    submitted: int = 0
+    ops: tuple[Op, ...] = ()
+    repaired: bool = False
+    results: tuple[tuple[int, int, object], ...] = ()
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch if self.record is not None else 0
+
+    @property
+    def ring(self) -> tuple[int, ...]:
+        return self.record.groups[0].ring if self.record is not None else ()
+
+    @property
+    def idle(self) -> bool:
+        return all(op.status != RUNNING for op in self.ops)
+
+    def verdict(self, number: int) -> Verdict | None:
+        assert self.record is not None
+        verdicts = self.record.groups[0].verdicts
+        return next((v for v in verdicts if v.op == number), None)
+
+
+class Draft:
+    """One engine step under way."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.frames: list[Frame] = []
+        self.repaired = False
+
+    def op(self, number: int) -> Op | None:
+        return next((op for op in self.engine.ops if op.number == number), None)
+
+    def put(self, op: Op) -> None:
+        ops = tuple(op if old.number == op.number else old for old in self.engine.ops)
+        self.engine = replace(self.engine, ops=ops)
+
+    def end(self, op: Op, status: int, code: int = 0) -> None:
+        record = self.engine.record
+        assert record is not None
+        outcome: object = ("error", code) if status == ERROR else ("ok", op.final)
+        if status == OK:
+            require(all(value is not None for value in op.final), "a success has all its values")
+        self.put(replace(op, status=status, code=code))
+        entry = (record.line, op.number, outcome)
+        self.engine = replace(self.engine, results=(*self.engine.results, entry))
+
+    def after(self, peer: int, steps: int = 1) -> int:
+        ring = self.engine.ring
+        return ring[(ring.index(peer) + steps) % len(ring)]
+
+    def send(self, frame: Frame) -> None:
+        if not self.engine.stopped or "R6" in self.engine.off:
+            self.frames.append(frame)
+
+    # -- one segment
+
+    def plan(self, op: Op, segment: int) -> tuple[str, int]:
+        """What happens to a segment in this view, and who owns it."""
+        verdict = self.engine.verdict(op.number)
+        holder = REDO
+        if verdict is not None and verdict.outcome is Outcome.RUN and verdict.holders:
+            holder = verdict.holders[segment]
+        ring = self.engine.ring
+        if holder == HELD_BY_ALL:
+            return "held", 0
+        if holder >= 0:
+            return "copy", ring[holder]
+        if op.root:
+            return "copy", op.root
+        return "redo", ring[segment % len(ring)]
+
+    def start(self, op: Op) -> None:
+        """Begin every segment of an op in the current view."""
+        me = self.engine.me
+        for segment in range(self.engine.segments):
+            how, owner = self.plan(op, segment)
+            current = self.op(op.number)
+            assert current is not None
+            if current.status != RUNNING:
+                return
+            if how == "held":
+                require(current.final[segment] is not None, "held by all means held here")
+                self.mark(current, segment)
+            elif how == "copy":
+                if owner == me:
+                    require(current.final[segment] is not None, "a holder holds")
+                    self.copy(current, segment)
+            else:
+                require(current.final[segment] is None, "a final segment is not reduced again")
+                if len(self.engine.ring) == 1:
+                    self.finish(current, segment, (me,))
+                elif self.after(owner) == me:
+                    self.send(
+                        Frame("S", self.engine.epoch, op.number, segment, me, self.after(me), (me,))
+                    )
+        self.check_repaired()
+
+    def finish(self, op: Op, segment: int, contributors: tuple[int, ...]) -> None:
+        ring = self.engine.ring
+        require(sorted(contributors) == sorted(ring), "contributors are the view's members")
+        value = (self.engine.epoch, tuple(sorted(contributors)))
+        op = replace(op, final=_set(op.final, segment, value))
+        self.put(op)
+        self.copy(op, segment)
+
+    def copy(self, op: Op, segment: int) -> None:
+        me, count = self.engine.me, len(self.engine.ring)
+        if count == 1:
+            self.mark(op, segment)
+            return
+        self.send(
+            Frame(
+                "C", self.engine.epoch, op.number, segment, me, self.after(me),
+                value=op.final[segment], hops=count - 2,
+            )
+        )  # fmt: skip
+
+    def mark(self, op: Op, segment: int) -> None:
+        op = replace(op, marked=_set(op.marked, segment, True))
+        self.put(op)
+        if all(op.marked) and op.status == RUNNING:
+            self.end(op, OK)
+
+    def check_repaired(self) -> None:
+        if self.engine.repaired or self.engine.stopped:
+            return
+        assert self.engine.record is not None
+        for verdict in self.engine.record.groups[0].verdicts:
+            op = self.op(verdict.op)
+            if op is None or op.status != RUNNING:
+                continue
+            for segment, holder in enumerate(verdict.holders):
+                if holder >= 0 and op.final[segment] is None:
+                    return
+        self.engine = replace(self.engine, repaired=True)
+        self.repaired = any(v.holders for v in self.engine.record.groups[0].verdicts)
+
+
+def submit(engine: Engine) -> Draft:
+    """The user submits the line's next op."""
+    number = engine.submitted + 1
+    root = dict(engine.roots).get(number, 0)
+    empty: tuple[Value | None, ...] = (None,) * engine.segments
+    op = Op(number, root, empty, (False,) * engine.segments)
+    if root == engine.me:
+        op = replace(op, final=((0, (root,)),) * engine.segments)
+    draft = Draft(replace(engine, submitted=number, ops=(*engine.ops, op)))
+    verdict = engine.verdict(number)
+    if verdict is not None and verdict.outcome is Outcome.ABORT and "R10" not in engine.off:
+        draft.end(op, ERROR, verdict.code)
+    elif verdict is None and root and root not in engine.ring:
+        draft.end(op, ERROR, 2)
+    elif not engine.stopped:
+        draft.start(op)
+    return draft
+
+
+def flush(engine: Engine) -> tuple[Engine, tuple[int, int, tuple[OpReport, ...]]]:
+    """Stop, and report: submitted, stable, the ops above stable."""
+    assert engine.record is not None
+    stable = engine.record.groups[0].stable
+    by_number = {op.number: op for op in engine.ops}
+    while stable + 1 in by_number and by_number[stable + 1].status == OK:
+        stable += 1
+    reports = tuple(_report(engine, op) for op in engine.ops if op.number > stable)
+    return replace(engine, stopped=True), (engine.submitted, stable, reports)
+
+
+def _report(engine: Engine, op: Op) -> OpReport:
+    bits = sum(1 << i for i, value in enumerate(op.final) if value is not None)
+    status = (OpStatus.RUNNING, OpStatus.STABLE, OpStatus.RAISED)[op.status]
+    return OpReport(
+        op=op.number,
+        status=status,
+        segments=engine.segments,
+        final=bits.to_bytes((engine.segments + 7) // 8, "little"),
+        strict=engine.strict,
+        root=PeerId(op.root),
+        timed_out=op.timed_out,
+        code=op.code,
+        text="",
+    )
+
+
+def install(engine: Engine, record: Record) -> Draft:
+    """VIEWS peer rule 6."""
+    old = engine.record
+    require(old is None or record.epoch > old.epoch, "epochs only grow")
+    if record.fresh:
+        require(engine.idle, "a view grows only when all ops have ended (R19)")
+        engine = replace(engine, submitted=0, ops=())
+    draft = Draft(replace(engine, record=record, stopped=False, repaired=False))
+    group = record.groups[0]
+    for op in draft.engine.ops:
+        if op.status != RUNNING:
+            continue
+        verdict = draft.engine.verdict(op.number)
+        if verdict is not None and verdict.outcome is Outcome.ABORT:
+            require(
+                op.root != 0 or verdict.code == 2 or not any(op.final),
+                "an aborted op is final nowhere (R1)",
+            )
+            draft.end(op, ERROR, verdict.code)
+        elif op.number <= group.stable or (verdict is not None and verdict.outcome is Outcome.DONE):
+            draft.end(op, OK)
+        elif verdict is None and op.root and op.root not in draft.engine.ring:
+            draft.end(op, ERROR, 2)  # submitted after the answer, for a root that is gone
+        else:
+            draft.put(replace(op, marked=(False,) * engine.segments))
+            current = draft.op(op.number)
+            assert current is not None
+            draft.start(current)
+    draft.check_repaired()
+    return draft
+
+
+def can_receive(engine: Engine, frame: Frame) -> bool:
+    """Higher epochs wait (R8), frames of ops not submitted are parked (R21)."""
+    if frame.epoch > engine.epoch:
+        return False
+    if frame.epoch < engine.epoch or engine.stopped:
+        return True  # to be dropped
+    if any(op.number == frame.op for op in engine.ops):
+        return True
+    verdict = engine.verdict(frame.op)
+    return verdict is not None and verdict.outcome is Outcome.ABORT
+
+
+def receive(engine: Engine, frame: Frame) -> Draft:
+    draft = Draft(engine)
+    if frame.epoch < engine.epoch or (engine.stopped and "R6" not in engine.off):
+        return draft
+    op = draft.op(frame.op)
+    if op is None or op.status == ERROR:
+        return draft
+    me, segment = engine.me, frame.segment
+    if frame.type == "S":
+        require(op.final[segment] is None, "nobody adds to a final segment")
+        contributors = (*frame.contributors, me)
+        _, owner = draft.plan(op, segment)
+        if owner == me:
+            draft.finish(op, segment, contributors)
+        else:
+            draft.send(replace(frame, src=me, dst=draft.after(me), contributors=contributors))
+    elif frame.type == "C":
+        old = op.final[segment]
+        require(old is None or old == frame.value, "a copy of a final segment has the same value")
+        op = replace(op, final=_set(op.final, segment, frame.value))
+        draft.put(op)
+        if frame.hops:
+            draft.send(replace(frame, src=me, dst=draft.after(me), hops=frame.hops - 1))
+        else:
+            hops = len(engine.ring) - 2
+            draft.send(Frame("M", engine.epoch, frame.op, segment, me, draft.after(me), hops=hops))
+            draft.mark(op, segment)
+        draft.check_repaired()
+    else:
+        if frame.hops:
+            draft.send(replace(frame, src=me, dst=draft.after(me), hops=frame.hops - 1))
+        draft.mark(op, segment)
+    return draft
+
+
+def _set(values: tuple, index: int, value: object) -> tuple:  # type: ignore[type-arg]
+    return (*values[:index], value, *values[index + 1 :])

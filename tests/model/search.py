@@ -1,0 +1,148 @@
+"""Exhaustive search over the worlds of a scene, with the named properties of the whole system.
+
+Breadth first, so that a counter-example is a shortest one. `explore` returns the number of worlds
+and of steps; a broken property raises `Counterexample` with the path.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from pccl_py.peer import state as ps
+from tests.model.engine import Engine, require
+from tests.model.world import Broken, Model, Scene, World
+
+
+class Counterexample(AssertionError):
+    """The shortest path to a world where something is wrong."""
+
+
+@dataclass(frozen=True)
+class Result:
+    worlds: int
+    steps: int
+    complete: bool
+
+
+def explore(scene: Scene, off: frozenset[str] = frozenset(), limit: int = 1 << 60) -> Result:
+    """All worlds of a scene, at most `limit`."""
+    model = Model(scene, off)
+    path: dict[World, tuple[World | None, str]] = {}
+    try:
+        first = formed(model)
+    except AssertionError as broken:
+        raise Counterexample(f"{scene.name}: {broken} while forming") from broken
+    path[first] = (None, "")
+    queue = deque([first])
+    steps = 0
+    while queue:
+        world = queue.popleft()
+        try:
+            moves = model.moves(world)
+            if not moves:
+                check_quiet(model, world)
+            moves = [*moves, *model.faults(world)]
+        except AssertionError as broken:
+            # the next world could not even be made: show every way out of the last good one
+            raise Counterexample(_story(scene, path, world, broken)) from broken
+        for name, after in moves:
+            steps += 1
+            if after in path:
+                continue
+            path[after] = (world, name)
+            try:
+                check(model, after)
+            except AssertionError as broken:
+                raise Counterexample(_story(scene, path, after, broken)) from broken
+            queue.append(after)
+        if len(path) > limit:
+            return Result(len(path), steps, complete=False)
+    return Result(len(path), steps, complete=True)
+
+
+def formed(model: Model) -> World:
+    """The world in which the first `formed` peers are the first view, reached in one fixed way;
+    with 0, nothing has happened yet."""
+    world = model.start()
+    for count in range(model.scene.formed):
+        world = model._connect(world, count)
+        while any(world.up[index] for index in range(count + 1)):
+            index = next(i for i in range(count + 1) if world.up[i])
+            event = world.up[index][0]
+            up = list(world.up)
+            up[index] = up[index][1:]
+            world = model._k(world._replace(up=tuple(up)), event)  # type: ignore[arg-type]
+    from pccl_py.peer import events as pe
+
+    for index in range(model.scene.formed):
+        while world.down[index]:
+            message = world.down[index][0]
+            down = list(world.down)
+            down[index] = down[index][1:]
+            world = model._p(world._replace(down=tuple(down)), index, pe.Received(message))  # type: ignore[arg-type]
+    require(
+        model.scene.formed == 0
+        or len(model.es.items[world.players[0].engine].ring) == model.scene.formed,
+        "the first view is formed",
+    )
+    return world
+
+
+def check(model: Model, world: World) -> None:
+    """Properties of every world."""
+    results: dict[tuple[int, int], object] = {}
+    records: dict[int, object] = {}
+    for player in world.players:
+        engine: Engine = model.es.items[player.engine]
+        machine: ps.State = model.ps.items[player.machine]
+        if engine.record is not None:
+            same = records.setdefault(engine.epoch, engine.record) == engine.record
+            require(same, "views of equal epoch are equal")
+            assert machine.record is not None
+            require(machine.epoch == engine.epoch, "machine and engine are in one epoch")
+        if not player.alive or machine.end is ps.End.FAILED:
+            continue
+        for line, op, outcome in engine.results:
+            known = results.setdefault((line, op), outcome)
+            require(known == outcome, f"op {op} ends the same at all survivors: {known}, {outcome}")
+
+
+def check_quiet(model: Model, world: World) -> None:
+    """Properties of a world in which nothing can happen by itself: nobody waits for ever."""
+    state = model.ks.items[world.coordinator]
+    require(state.soft.flush is None, "no flush hangs")
+    require(state.soft.admission is None, "no admission hangs")
+    require(not state.pending, "no newcomer waits for ever")
+    for index, player in enumerate(world.players):
+        engine: Engine = model.es.items[player.engine]
+        machine: ps.State = model.ps.items[player.machine]
+        if not player.alive or machine.end is not ps.End.NO:
+            if machine.end is ps.End.FAILED and not world.cut:
+                faults = model.scene.flaps + model.scene.crashes + model.scene.deaths
+                require(faults > 0, "nobody is expelled without a fault")
+            continue
+        require(machine.record is not None, f"{index + 1} has entered")
+        require(engine.idle, f"all ops of {index + 1} have ended")
+        require(machine.standing is None, f"{index + 1} is not held")
+        require(player.pc < 0, f"{index + 1}'s program has come to its end")
+        require(not machine.stopped, f"{index + 1} is not left in a flush")
+        require(not machine.leaving, f"{index + 1} has left")
+
+
+def _story(
+    scene: Scene,
+    path: dict[World, tuple[World | None, str]],
+    world: World,
+    broken: AssertionError,
+) -> str:
+    names: list[str] = []
+    at: World | None = world
+    while at is not None:
+        at, name = path[at]
+        names.append(name)
+    lines = "\n  ".join(reversed(names))
+    return f"scene {scene.name}: not so: {broken} ({type(broken).__name__})\n  {lines}"
+
+
+__all__ = ["Broken", "Counterexample", "Result", "explore"]
