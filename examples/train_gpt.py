@@ -58,7 +58,10 @@ def load_text(data: Path | None) -> tuple[Tensor, Tensor]:
     else:
         held_out = [zlib.crc32(name.encode()) % 10 == 0 for name, _ in files]
         both = [(path.read_bytes(), out) for (_, path), out in zip(files, held_out, strict=True)]
-        parts = tuple(b"\n".join(raw for raw, out in both if out is want) for want in (False, True))
+        parts = (
+            b"\n".join(raw for raw, out in both if not out),
+            b"\n".join(raw for raw, out in both if out),
+        )
     if min(map(len, parts)) < 1024:
         sys.exit(
             f"train_gpt: too little text in {data}: {len(parts[0])} bytes to train on and "
@@ -146,7 +149,8 @@ class GPT(nn.Module):
         h = norm(self.here(x) + F.pad(self.before(x[:, :-1]), (0, 0, 1, 0)))
         for block in self.blocks:
             h = block(h, self.cos[:t], self.sin[:t])
-        return self.head(norm(h))  # type: ignore[no-any-return]
+        logits: Tensor = self.head(norm(h))
+        return logits
 
 
 def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -197,9 +201,9 @@ def train(args: argparse.Namespace) -> None:
         )
         print(f"joined as rank {comm.rank} of {comm.world_size} at round {outer.round}")
         if comm.rank == 0 and outer.round == 0:
-            loss = evaluate(model, valid_text, args.eval_batches, args.context)
-            metrics.write("evaluated", round=0, valid_loss=loss)
-            print(f"round 0: validation loss {loss:.3f} nats per byte")
+            valid_loss = evaluate(model, valid_text, args.eval_batches, args.context)
+            metrics.write("evaluated", round=0, valid_loss=valid_loss)
+            print(f"round 0: validation loss {valid_loss:.3f} nats per byte")
 
         # Each life of each worker reads other windows of the text.
         life = f"{args.seed} {name} {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"

@@ -97,9 +97,11 @@ def loss_curve(
     for a, b in tests:
         if math.isfinite(b):
             anchor = "start" if a < rounds / 2 else "end"
-            shift = 8 if a < rounds / 2 else 0
+            shift = 8 if anchor == "start" else 0
             parts.append(f'<circle class="test" cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="4.5"/>')
-            parts.append(_text(x.at(a) + shift, y.at(b) + (4 if shift else 18), f"{b:.2f}", anchor))
+            parts.append(
+                _text(x.at(a) + shift, y.at(b) + (4 if shift else -10), f"{b:.2f}", anchor)
+            )
     return "".join([*parts, "</svg>"])
 
 

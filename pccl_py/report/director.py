@@ -91,6 +91,9 @@ def next_text(events: Sequence[Event], script: Script) -> str:
     """What happens next, one line for the table's head."""
     expected = script.expected
     kill = next((event for event in events if isinstance(event, Killed)), None)
+    ended = {event.worker for event in events if isinstance(event, Exited) and event.status == 0}
+    if ended == set(expected.everybody):
+        return "finished"
     if not joins(events, expected.first[0]):
         return f"next: {len(expected.first)} workers join"
     if kill is None:

@@ -34,8 +34,9 @@ li:first-child { border-top: 0; } li small { display: block; color: var(--muted)
   border-top: 1px solid var(--grid); white-space: nowrap; } th { color: var(--muted);
   font-weight: 500; border-top: 0; } th:first-child, td:first-child, td.hash, th.hash {
   text-align: left; } .hash { font-family: ui-monospace, monospace; }
-section { margin-top: 16px; } svg { width: 100%; height: auto; display: block; }
-svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .muted { fill: var(--muted); }
+section.card { margin-top: 16px; } svg { width: 100%; height: auto; display: block; }
+svg text { font: 12.5px system-ui, sans-serif; fill: var(--ink); }
+svg .muted { fill: var(--muted); }
 .grid { stroke: var(--grid); stroke-width: 1; } .axis { stroke: var(--muted); stroke-width: 1; }
 .curve { fill: none; stroke: var(--blue); stroke-width: 2; stroke-linejoin: round; }
 .test { fill: var(--blue); stroke: var(--card); stroke-width: 2; }

@@ -39,7 +39,7 @@ def main() -> int:
             out.write(json.dumps({**line, **values}) + "\n")
 
         def now() -> int:
-            return min(args.rounds, int((time.time() - began) / ROUND_S))
+            return min(int(args.rounds), int((time.time() - began) / ROUND_S))
 
         done = now()
         write("joined", epoch=1, rank=int(name[1:]), world=4, round=done)

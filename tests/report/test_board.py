@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pccl_py.report import board
-from pccl_py.report.records import Exited, Hung, Killed, Rounded, Started
+from pccl_py.report.records import Event, Exited, Hung, Killed, Rounded, Started
 from tests.report.story import BEGAN, EXPECTED, good, without
 
 
@@ -27,7 +27,7 @@ def test_the_states_of_a_run() -> None:
 
 
 def test_a_crash_and_a_hang() -> None:
-    crash = [Started(0, "w0", 1, 0), Exited(1, "w0", 1, 3)]
+    crash: list[Event] = [Started(0, "w0", 1, 0), Exited(1, "w0", 1, 3)]
     assert board.rows(crash, ["w0"])[0].doing == "dead"
     assert board.rows([Hung(1, "w0", 1, 31)], ["w0"])[0].doing == "hung"
     assert board.rows([Killed(1, "other", 1)], ["w0"])[0].doing == "waiting"

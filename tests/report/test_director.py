@@ -69,7 +69,7 @@ def test_the_whole_run_has_a_limit() -> None:
 
 def test_what_comes_next_is_told_at_every_stage() -> None:
     seen: list[str] = []
-    for tenth in range(-5, 160):
+    for tenth in range(-5, 161):
         text = next_text(until(tenth / 10), SCRIPT)
         if not seen or seen[-1] != text:
             seen.append(text)
@@ -80,6 +80,7 @@ def test_what_comes_next_is_told_at_every_stage() -> None:
         "next: w3 joins",
         "next: the end, at round 6",
         "next: the outer parameters are tested",
+        "finished",
     ]
     before = [e for e in until(10.2) if e.worker != "w3" and not isinstance(e, Rounded)]
     assert next_text(before, SCRIPT) == "next: a second `pccl run` brings w3, at round 4"
