@@ -1,5 +1,5 @@
-"""train_gpt.py with a fault, for the test that the demo notices it: worker w1 changes one bit of its
-outer parameters after every round, as a wrong reduction or a miscompiled kernel would."""
+"""train_gpt.py with a fault, for the test that the demo notices it: worker w1 changes one of its
+outer parameters a little after every round, as a wrong reduction would."""
 
 from __future__ import annotations
 
