@@ -240,6 +240,7 @@ def train(args: argparse.Namespace) -> None:
         first = comm.rank == 0
         digest = outer.digest()
 
+    metrics.write("left", round=outer.round, digest=digest)
     # The members' models now hold the outer parameters, the same bits everywhere: one tests them.
     print(f"done at round {outer.round}, state {digest}")
     if first:
@@ -249,7 +250,6 @@ def train(args: argparse.Namespace) -> None:
         print(f"validation loss {valid_loss:.3f} nats per byte, byte bigrams {bigram:.3f}")
         if args.out is not None:
             torch.save(outer.state_dict(), args.out)
-    metrics.write("left", round=outer.round, digest=digest)
 
 
 def arguments(argv: Iterable[str] | None = None) -> argparse.Namespace:

@@ -139,11 +139,11 @@ def test_the_loop_writes_what_the_demo_reads(
     (file,) = (tmp_path / "m").glob("w0-*.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["event"] for line in lines] == [
-        "joined", "evaluated", *["reducing", "round"] * 4, "evaluated", "left",
+        "joined", "evaluated", *["reducing", "round"] * 4, "left", "evaluated",
     ]  # fmt: skip
     assert [line["round"] for line in lines if line["event"] == "round"] == [1, 2, 3, 4]
     start, end = (line for line in lines if line["event"] == "evaluated")
     assert end["valid_loss"] < start["valid_loss"]
     assert end["bigram_loss"] > 0
-    assert lines[-1]["digest"] == lines[-3]["digest"]
+    assert lines[-2]["digest"] == lines[-3]["digest"]
     assert torch.load(out, weights_only=True)["round"] == 4
