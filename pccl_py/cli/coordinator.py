@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import logging.handlers
+import os
+import queue
 import resource
-import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
@@ -21,6 +27,9 @@ from pccl_py.errors import UsageError
 from pccl_py.protocol import endpoint, shapes
 
 OPEN_FILES_MAX = 65536
+LOG_RECORDS_MAX = 1000
+LOG_END_S = 1.0
+STDERR_FD = 2
 
 _DESCRIPTION = """\
 Decide who takes part in a run. Peers join at its address; it never sees a tensor, and collectives
@@ -74,13 +83,47 @@ def run(args: argparse.Namespace) -> int:
     )
     pure = state.Config(run=run_id, detection_s=timers.detection_s, deadline_s=timers.deadline_s)
     level = settings.log_level if "log_level" in settings.given else "info"
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
     _allow_many_connections()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        _log_to_stderr(level),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         runner.run(server.serve(shell, _announce, state.initial(pure), machine.step))
     return 0
+
+
+class _Lossy(logging.handlers.QueueHandler):
+    """Hands records to the log thread; what does not fit is dropped."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+@contextmanager
+def _log_to_stderr(level: str) -> Iterator[None]:
+    """Log from a thread of its own: a terminal that is held (Ctrl-S), or a pipe that nobody reads,
+    must not stop the run."""
+    records: queue.Queue[logging.LogRecord | None] = queue.Queue(LOG_RECORDS_MAX)
+    logging.basicConfig(level=level.upper(), handlers=[_Lossy(records)], force=True)
+    writer = threading.Thread(target=_write_log, args=(records,), name="pccl-log", daemon=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(queue.Full):
+            records.put_nowait(None)
+        writer.join(LOG_END_S)
+
+
+def _write_log(records: queue.Queue[logging.LogRecord | None]) -> None:
+    """Past sys.stderr, whose lock a stuck write would keep from the interpreter's shutdown."""
+    layout = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    while (record := records.get()) is not None:
+        line = memoryview(f"{layout.format(record)}\n".encode(errors="replace"))
+        with contextlib.suppress(OSError):  # nobody reads any more
+            while line:
+                line = line[os.write(STDERR_FD, line) :]
 
 
 def _announce(host: str, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -170,6 +171,27 @@ def test_errors_with_errno_are_told_without_its_number(capsys: pytest.CaptureFix
     assert main._text(ResourceError(28, "the disk is full")) == "the disk is full"
     assert main.main(["status", "--coordinator", "x"]) == 2
     assert _is_one_line(capsys.readouterr().err)
+
+
+def test_a_log_that_nobody_reads_stops_nothing() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    try:
+        with running(*COORDINATOR, stderr=writing) as (address, process):
+            for _ in range(3):
+                with RawPeer(address) as noisy:
+                    noisy.send_bytes(b"garbage")
+                    noisy.await_kind(Refused)
+            assert _pccl("status", "--coordinator", address).returncode == 0
+            process.terminate()
+            assert process.wait(timeout=5) == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 # ---------------------------------------------------------------- with the real machine

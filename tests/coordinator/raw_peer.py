@@ -84,12 +84,12 @@ class RawPeer:
 
 @contextmanager
 def running(
-    *command: str, env: dict[str, str] | None = None
+    *command: str, env: dict[str, str] | None = None, stderr: int = subprocess.PIPE
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A process of this Python that says `listening on ADDRESS`; killed at the end."""
     process = subprocess.Popen(
         [sys.executable, *command],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT,
         env={**os.environ, **(env or {})},
     )  # fmt: skip
     try:

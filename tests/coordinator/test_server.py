@@ -112,6 +112,14 @@ def test_last_words_get_out(address: str) -> None:
         assert one.receive(0.3) is None
 
 
+def test_the_machine_hears_of_the_end_of_what_it_closed(address: str) -> None:
+    with RawPeer(address) as one, RawPeer(address) as two:
+        _join(one, "one")
+        _join(two, "two")
+        two.send(Leave(1))
+        assert _texts(one, "lost two") == ["hello two", "lost two"]
+
+
 # ---------------------------------------------------------------- losses
 
 
