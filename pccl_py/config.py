@@ -58,6 +58,12 @@ class Timers:
         return self.detection_s / 5
 
 
+def default_name(environ: Mapping[str, str], host: str, pid: int) -> str:
+    """What a peer is called when nobody says: w{RANK} under a launcher, else HOST-PID."""
+    rank = environ.get("RANK", "")
+    return f"w{int(rank)}" if rank.isascii() and rank.isdigit() else f"{host}-{pid}"
+
+
 def environment() -> Mapping[str, str]:
     """This process's environment, copied: for `resolve`, and for starting child processes."""
     return dict(os.environ)

@@ -82,3 +82,8 @@ _CLASSES: dict[Code, type[PcclError]] = {
 def from_code(code: int, text: str) -> PcclError:
     """The exception for an error code from the wire or the engine; `code` must not be OK."""
     return _CLASSES[Code(code)](text)
+
+
+def code_of(error: PcclError) -> Code:
+    """The code under which an error travels: the class's own, or its nearest base's."""
+    return next(code for code, kind in _CLASSES.items() if isinstance(error, kind))

@@ -3,6 +3,7 @@
 #include "pccl.h"
 
 #include <errno.h>
+#include <fenv.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -93,6 +94,7 @@ const char *pccl_status_name(int status)
 static void *thread_body(void *argument)
 {
     pccl_engine *engine = argument;
+    fesetenv(FE_DFL_ENV); /* not the creator's rounding or flush-to-zero: bits must not depend */
     pc_io_run(&engine->io);
     return NULL;
 }

@@ -1,0 +1,514 @@
+"""What a user holds: `join` and the Communicator (layer 5).
+
+Checks arguments, turns tensors into buffers, and joins three things that know nothing of each other:
+the engine (bytes), the control thread (membership), and the user's threads, which wait here. Nothing
+is decided here about membership or repair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import secrets as random_source
+import socket
+import threading
+import time
+import weakref
+from types import TracebackType
+from typing import Literal, overload
+
+import xxhash
+
+from pccl_py import config, forks
+from pccl_py.dataplane import buffers
+from pccl_py.dataplane.buffers import Buffer
+from pccl_py.dataplane.engine import Engine, Stats
+from pccl_py.errors import CoordinatorLost, DeadlineExceeded, PcclError, UsageError
+from pccl_py.peer import address, state
+from pccl_py.peer.control import Control, ControlConfig, Mailbox
+from pccl_py.peer.events import Drained, WantLeave
+from pccl_py.protocol import endpoint
+from pccl_py.state_sync import Syncer
+from pccl_py.types import Member, OpInfo, PeerId, ReduceOp, SyncInfo, View
+from pccl_py.work import Pending, Work
+
+ALL_REDUCE = 0
+BROADCAST = 1
+CONNECT_S = 10.0
+PROGRESS_S = 10.0
+LEAVE_S = 30.0
+NAME_BYTES_MAX = 64
+
+_OPS = {op.name.lower(): op for op in ReduceOp}
+_log = logging.getLogger("pccl")
+
+
+def join(
+    coordinator: str | None = None,
+    *,
+    run: str | None = None,
+    group: str | None = None,
+    name: str | None = None,
+    min_members: int = 1,
+    timeout: float | None = None,
+    deadline_s: float = config.DEFAULT_DEADLINE_S,
+    secret: str | bytes | None = None,
+    bind: str | None = None,
+    advertise: str | None = None,
+    transport: str = "auto",
+) -> Communicator:
+    """Joins a run and returns when this process is a member of its group.
+
+    Args (each: argument, else environment, else default):
+        coordinator: "HOST:PORT" or "[v6]:PORT", several separated by commas (the first that answers
+            is taken); PCCL_COORDINATOR; 127.0.0.1:48148.
+        run: the run's id; PCCL_RUN; "default".
+        group: collectives span one group; PCCL_GROUP; "default".
+        name: what people call this peer, at most 64 bytes; w{RANK}, or host and pid.
+        min_members: how many members the run's first view waits for; the largest of all wins.
+        timeout: seconds to wait for admission (the members' next safe point); None waits as long as
+            it takes, with a line every 10 s that says who is awaited.
+        deadline_s: bounds every op from submission to its end; detection and heartbeats follow.
+        secret: the run secret; PCCL_SECRET, PCCL_SECRET_FILE. Required off loopback.
+        bind: where the data port listens, "HOST", "HOST:PORT"; the address of the route to the
+            coordinator, any free port.
+        advertise: what other peers call, if that is another address.
+        transport: "auto" or "tcp"; both are TCP today.
+    Raises UsageError (arguments, another run, a wrong secret), CoordinatorLost (unreachable),
+        DeadlineExceeded (not admitted in `timeout`), ResourceError (port, descriptors).
+    Blocks. Thread: any. A restarted worker joins as a new peer.
+    """
+    settings = config.resolve(coordinator=coordinator, run=run, group=group, secret=secret)
+    timers = config.Timers(deadline_s)
+    _check_join(name, min_members, timeout, transport)
+    began = time.monotonic()
+    until = None if timeout is None else began + timeout
+    reach_until = began + (CONNECT_S if timeout is None else min(CONNECT_S, timeout))
+    where = address.first_reachable(endpoint.parse_list(settings.coordinator), reach_until)
+    listening = address.listen_on(bind, where)
+    if settings.secret is None and address.needs_secret(where, listening):
+        raise UsageError(
+            "a run secret is required off loopback: set PCCL_SECRET or PCCL_SECRET_FILE to the one "
+            "that the coordinator has"
+        )
+    peer = PeerId(random_source.randbits(64) or 1)
+    engine = Engine(
+        bind_host=listening.host,
+        bind_port=listening.port,
+        run=xxhash.xxh3_64_intdigest(f"run\0{settings.run}".encode()),
+        peer=peer,
+        proof=_link_proof(settings.secret, settings.run),
+        checksum_payload=settings.checksum == "full" or not listening.is_loopback,
+    )
+    try:
+        reached = address.advertised(
+            advertise, endpoint.Endpoint(listening.host, engine.port), where
+        )
+        if name is None:
+            name = config.default_name(config.environment(), socket.gethostname(), os.getpid())
+        first = state.initial(
+            run=settings.run,
+            peer=peer,
+            name=name[:NAME_BYTES_MAX],
+            group=settings.group,
+            host=reached.host,
+            port=reached.port,
+            min_members=min_members,
+            detection_s=timers.detection_s,
+        )
+        control = Control(
+            ControlConfig(where, settings.secret, timers, CONNECT_S), first, engine
+        )
+    except BaseException:
+        engine.close()
+        raise
+    comm = Communicator(peer, settings.group, engine, control, timers.deadline_s)
+    try:
+        control.start()
+        _await_admission(control.mailbox, where, reach_until, until)
+    except BaseException:
+        comm.close()
+        raise
+    return comm
+
+
+def _check_join(name: str | None, min_members: int, timeout: float | None, transport: str) -> None:
+    if not isinstance(min_members, int) or not 1 <= min_members <= 1024:
+        raise UsageError(f"min_members={min_members!r} must be a number from 1 to 1024")
+    if timeout is not None and not timeout > 0:
+        raise UsageError(f"timeout={timeout!r} must be a positive number of seconds, or None")
+    if transport not in ("auto", "tcp"):
+        raise UsageError(f"transport={transport!r} must be 'auto' or 'tcp'")
+    if name is not None and (not name or len(name.encode()) > NAME_BYTES_MAX):
+        raise UsageError(f"name={name!r} must have 1 to {NAME_BYTES_MAX} bytes")
+
+
+def _link_proof(secret: bytes | None, run: str) -> bytes:
+    if secret is None:
+        return bytes(32)
+    return hmac.digest(secret, b"pccl link\0" + run.encode(), hashlib.sha256)
+
+
+def _await_admission(
+    mail: Mailbox, where: endpoint.Endpoint, reach_until: float, until: float | None
+) -> None:
+    if not mail.wait(lambda: mail.connected, reach_until):
+        raise CoordinatorLost(
+            f"{where} accepts connections but does not speak pccl's control protocol: "
+            "is that the coordinator's port?"
+        )
+    while not mail.wait(lambda: mail.record is not None, _sooner(until, PROGRESS_S)):
+        awaited = mail.progress or "waiting for the coordinator to answer"
+        if until is not None and time.monotonic() >= until:
+            raise DeadlineExceeded(f"not admitted in time: {awaited}")
+        _log.warning("join: %s", awaited)
+
+
+def _sooner(until: float | None, seconds: float) -> float:
+    soon = time.monotonic() + seconds
+    return soon if until is None else min(soon, until)
+
+
+class Communicator:
+    """One membership of one group. Made by `join`; a context manager that leaves at its end.
+
+    Threads: collectives may be called from any thread; concurrent submitters name their ops.
+    `update`, `sync_state` and `leave` are called by one thread, with no submit beside them. After a
+    fork only the parent may use it.
+    """
+
+    def __init__(
+        self, peer: PeerId, group: str, engine: Engine, control: Control, deadline_s: float
+    ) -> None:
+        self._peer = peer
+        self._group = group
+        self._engine = engine
+        self._control = control
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._pending: list[Pending] = []
+        self._closed = ""
+        self._syncer = Syncer(control, self._start_broadcast)
+        self._finalizer = weakref.finalize(self, _close, engine, control)
+        forks.register(self)
+
+    # ------------------------------------------------------------ who
+
+    @property
+    def view(self) -> View:
+        """The group's current view, members in rank order."""
+        record = self._control.mailbox.record
+        assert record is not None
+        members = tuple(m for m in record.members if m.group == self._group)
+        rank = next(i for i, m in enumerate(members) if m.peer == self._peer)
+        return View(record.epoch, record.line, rank, members)
+
+    @property
+    def world_size(self) -> int:
+        """Members of the group now."""
+        return self.view.world_size
+
+    @property
+    def rank(self) -> int:
+        """This peer's position in order of joining; it may fall when members before it leave."""
+        return self.view.rank
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The group's members, in rank order."""
+        return self.view.members
+
+    @property
+    def epoch(self) -> int:
+        """The number of the view; it only grows."""
+        return self.view.epoch
+
+    @property
+    def line(self) -> int:
+        """Changes when members were added (inside `update`), never when they only left."""
+        return self.view.line
+
+    @property
+    def name(self) -> str:
+        """What people call this peer."""
+        view = self.view
+        return view.members[view.rank].name
+
+    # ------------------------------------------------------------ collectives
+
+    @overload
+    def all_reduce(
+        self,
+        tensor: object,
+        /,
+        op: str = ...,
+        *,
+        name: str | None = ...,
+        strict: bool = ...,
+        timeout: float | None = ...,
+        async_op: Literal[False] = ...,
+    ) -> OpInfo: ...
+
+    @overload
+    def all_reduce(
+        self,
+        tensor: object,
+        /,
+        op: str = ...,
+        *,
+        name: str | None = ...,
+        strict: bool = ...,
+        timeout: float | None = ...,
+        async_op: Literal[True],
+    ) -> Work: ...
+
+    def all_reduce(
+        self,
+        tensor: object,
+        /,
+        op: str = "sum",
+        *,
+        name: str | None = None,
+        strict: bool = False,
+        timeout: float | None = None,
+        async_op: bool = False,
+    ) -> OpInfo | Work:
+        """Reduces `tensor` over the group, in place; every member ends with the same bits.
+
+        Args:
+            tensor: torch tensor (CPU), numpy array or writable buffer (untyped: uint8); contiguous;
+                any shape, empty and 0-d too; uint8, int8 to int64, float16, bfloat16, float32,
+                float64; equal count and dtype on all members. Not to be touched until the op ends.
+            op: "sum", "avg", "prod", "min", "max". Integers wrap; integer avg truncates toward
+                zero; min and max propagate NaN; 16-bit floats are added in float32, rounded per
+                hop. avg divides by those who contributed.
+            name: ops of one name match among themselves; needed when several threads submit.
+            strict: a death that costs a segment raises PeerLost, the input restored, instead of
+                finishing with the survivors' values (holds a copy of the tensor meanwhile).
+            timeout: seconds, narrows `deadline_s` for this op. What happens then is agreed: the op
+                ends with DeadlineExceeded everywhere, or well everywhere, if late.
+            async_op: return a Work at once.
+        Returns OpInfo: what it cost, and how many contributed (min and max over segments).
+        Raises UsageError (arguments, or peers disagree: names both and the field), PeerLost,
+            DeadlineExceeded (the op happened on no peer, inputs intact: retry), Evicted,
+            CoordinatorLost (outcome unknown: sync_state when it is back), ResourceError.
+        """
+        reduce = _OPS.get(op)
+        if reduce is None:
+            raise UsageError(f"op={op!r} must be one of {', '.join(_OPS)}")
+        pending = self._submit(
+            buffers.of(tensor), ALL_REDUCE, reduce, PeerId(0), name, strict, timeout, "all_reduce"
+        )
+        work = Work(pending)
+        pending.work = weakref.ref(work)
+        return work if async_op else work.wait()
+
+    def broadcast(
+        self,
+        tensor: object,
+        /,
+        src: int = 0,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> OpInfo:
+        """Gives every member the bits that rank `src` has in `tensor`, in place.
+
+        Args and errors as for all_reduce. If src dies before every segment has reached a survivor,
+        PeerLost is raised everywhere and the destinations are undefined.
+        """
+        members = self.members
+        if not isinstance(src, int) or not 0 <= src < len(members):
+            raise UsageError(f"src={src!r} must be a rank from 0 to {len(members) - 1}")
+        pending = self._submit(
+            buffers.of(tensor),
+            BROADCAST,
+            ReduceOp.SUM,
+            members[src].peer,
+            name,
+            False,
+            timeout,
+            "broadcast",
+        )
+        work = Work(pending)
+        pending.work = weakref.ref(work)
+        return work.wait()
+
+    def barrier(self, *, timeout: float | None = None) -> OpInfo:
+        """Returns when every member has called it: an all_reduce of nothing."""
+        return self.all_reduce(bytearray(), timeout=timeout)
+
+    def _submit(
+        self,
+        buffer: Buffer,
+        kind: int,
+        reduce: ReduceOp,
+        root: PeerId,
+        name: str | None,
+        strict: bool,
+        timeout: float | None,
+        what: str,
+    ) -> Pending:
+        self._check_usable()
+        self._raise_dropped()
+        if timeout is not None and not timeout > 0:
+            raise UsageError(f"timeout={timeout!r} must be a positive number of seconds")
+        number = 0
+        if name is not None:
+            if not name:
+                raise UsageError("name must not be empty")
+            number = xxhash.xxh3_64_intdigest(f"op\0{name}".encode()) or 1
+        ticket = self._engine.submit(
+            buffer,
+            kind=kind,
+            reduce=reduce,
+            root=root,
+            name=number,
+            strict=strict,
+            timeout_s=self._deadline_s if timeout is None else min(timeout, self._deadline_s),
+        )
+        pending = Pending(self._engine, ticket, buffer, f"{what} {name!r}" if name else what)
+        with self._lock:
+            self._pending.append(pending)
+        return pending
+
+    def _start_broadcast(self, buffer: Buffer, root: PeerId, name: str) -> Pending:
+        pending = self._submit(
+            buffer, BROADCAST, ReduceOp.SUM, root, name, False, None, "sync_state"
+        )
+        pending.work = weakref.ref(Work(pending))
+        return pending
+
+    def _raise_dropped(self) -> None:
+        """Forgets ops that have ended; the error of one that nobody can ask for any more is ours."""
+        with self._lock:
+            ended = [p for p in self._pending if p.poll() is not None]
+            dropped = [p for p in ended if p.is_dropped]
+            self._pending = [p for p in self._pending if p not in ended]
+        for pending in dropped:
+            result = pending.poll()
+            if result is not None and result.error is not None:
+                raise result.error
+
+    # ------------------------------------------------------------ membership
+
+    def update(self) -> None:
+        """A safe point: newcomers may be admitted here, and nowhere else.
+
+        Every member's program calls it at the same positions (the same ops before it). With nobody
+        waiting it sends nothing and takes microseconds; else it waits for the members to arrive
+        here with their ops ended, and returns in the larger view: see `line`.
+        Raises CoordinatorLost if the coordinator dies meanwhile and does not come back within
+        `deadline_s`, Evicted.
+        """
+        self._check_usable()
+        self._raise_dropped()
+        position = self._engine.submitted()
+        if not self._control.safe_point(position):
+            return
+        self._drain()
+        self._control.post(Drained(position))
+        mail = self._control.mailbox
+        until = time.monotonic() + self._deadline_s
+        while not mail.wait(lambda: mail.resumed is not None, _sooner(until, PROGRESS_S)):
+            if time.monotonic() >= until:
+                error = CoordinatorLost(
+                    f"held at a safe point for {self._deadline_s:.0f} s without an answer from the "
+                    "coordinator"
+                )
+                raise error
+            _log.warning("update: %s", mail.progress or "waiting for the coordinator")
+
+    def _drain(self) -> None:
+        with self._lock:
+            running = list(self._pending)
+        for pending in running:
+            pending.wait(None)  # bounded by the op's own deadline
+
+    def sync_state(self, tensors: dict[str, object], /, revision: int = 0) -> SyncInfo:
+        """Makes `tensors` the same, to the bit, on all members of the group, in place.
+
+        The highest revision wins; within it the commonest content; ties go to who joined first. Only
+        keys that differ somewhere are moved. All members call it at the same place in the program,
+        with the same keys, dtypes and counts.
+
+        Args: tensors: name -> tensor as for all_reduce; revision: 0 or more, e.g. the round number.
+        Returns SyncInfo; its revision is the elected one, its keys those that changed here.
+        Raises UsageError (other keys elsewhere), DeadlineExceeded (a member did not call it),
+            CoordinatorLost, Evicted. Blocks up to `deadline_s`. After PeerLost it tries again by
+            itself.
+        """
+        self._check_usable()
+        self._raise_dropped()
+        if not isinstance(revision, int) or not 0 <= revision < 1 << 63:
+            raise UsageError(f"revision={revision!r} must be a number from 0 to 2**63 - 1")
+        found = {key: buffers.of(value) for key, value in tensors.items()}
+        return self._syncer.sync(found, revision, self._deadline_s)
+
+    def leave(self) -> None:
+        """Leaves gracefully: waits for own ops, serves those who still need this peer, closes.
+
+        Idempotent; leaving the `with` block does it. If the coordinator does not answer within 30 s
+        the sockets are closed all the same.
+        """
+        if self._closed:
+            return
+        self._check_usable(allow_failed=True)
+        mail = self._control.mailbox
+        if mail.failure is None:
+            self._drain()
+            self._control.post(WantLeave())
+            until = time.monotonic() + min(LEAVE_S, self._deadline_s)
+            try:
+                mail.wait(lambda: mail.left, until)
+            except PcclError as error:  # evicted meanwhile: gone is gone
+                _log.info("leave: %s", error)
+        self.close()
+
+    def close(self) -> None:
+        """Closes at once, without leaving: to the others this is a death. Idempotent."""
+        if not self._closed:
+            self._closed = "closed"
+            self._finalizer()
+
+    def stats(self) -> Stats:
+        """The engine's counters since joining. Never blocks."""
+        self._check_usable(allow_failed=True)
+        return self._engine.stats()
+
+    def _check_usable(self, *, allow_failed: bool = False) -> None:
+        if self._closed:
+            raise UsageError(f"the communicator is {self._closed}")
+        failure = self._control.mailbox.failure
+        if failure is not None and not allow_failed:
+            raise failure
+
+    def _after_fork_in_child(self) -> None:
+        """The parent's sockets are not this process's: close them, and refuse every call."""
+        if self._closed:
+            return
+        self._closed = "not usable in a forked child: join there, or fork before joining"
+        self._finalizer.detach()
+        self._engine.abandon_after_fork()
+        self._control.abandon_after_fork()
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.leave()
+        else:
+            self.close()  # a program that failed leaves at once; the others go on without it
+
+
+def _close(engine: Engine, control: Control) -> None:
+    control.stop()
+    engine.close()

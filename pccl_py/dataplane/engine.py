@@ -1,0 +1,330 @@
+"""The C engine behind typed Python (layer 3): handles, structs and status codes stop here.
+
+The only file in which cffi's untyped objects (`Any`) live. One Engine is one peer's data plane; the
+control thread gives it views, user threads submit and wait. Every cffi call releases the GIL. See
+native/include/pccl.h for what each call promises about threads and ownership.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pccl_py.dataplane._pccl import ffi as _ffi
+from pccl_py.dataplane._pccl import lib as _lib
+from pccl_py.dataplane.buffers import Buffer
+from pccl_py.errors import PcclError, ResourceError, UsageError, from_code
+from pccl_py.peer.events import (
+    EngineFull,
+    EngineRepaired,
+    Flushed,
+    LinkLost,
+    OpMismatched,
+    OpTimedOut,
+)
+from pccl_py.protocol.messages import OpReport, OpStatus
+from pccl_py.types import OpInfo, PeerId, Record, ReduceOp
+
+ffi: Any = _ffi
+lib: Any = _lib
+
+SCRATCH_BYTES = 64 << 20
+SEGMENTS_MAX = 65536
+
+EngineEvent = LinkLost | OpTimedOut | OpMismatched | Flushed | EngineRepaired | EngineFull
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the engine began: bytes include headers; refused: strangers and rule breakers
+    on the data port; scratch_bytes: segment buffers allocated now."""
+
+    bytes_sent: int
+    bytes_received: int
+    frames_sent: int
+    frames_received: int
+    links_refused: int
+    scratch_bytes: int
+    ops_running: int
+    links_up: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one op ended: `error` is None on success, then `info` says what it cost."""
+
+    info: OpInfo
+    error: PcclError | None
+
+
+def _text(field: Any) -> str:
+    return str(ffi.string(field).decode("utf-8", "replace"))
+
+
+class Engine:
+    """One peer's end of the data plane: one listening port, one I/O thread.
+
+    Args: bind_host: numeric address; bind_port: 0 lets the system choose; run: 64-bit hash of the
+    run id; peer: this peer's id; proof: 32 bytes that every link must show.
+    Raises UsageError (address), ResourceError (port in use, descriptors, memory).
+    """
+
+    def __init__(
+        self,
+        *,
+        bind_host: str,
+        bind_port: int,
+        run: int,
+        peer: PeerId,
+        proof: bytes,
+        checksum_payload: bool,
+        scratch_bytes: int = SCRATCH_BYTES,
+        handshake_ms: int = 10_000,
+    ) -> None:
+        host = ffi.new("char[]", bind_host.encode())
+        config = ffi.new(
+            "struct pccl_config *",
+            {
+                "bind_host": host,
+                "bind_port": bind_port,
+                "run": run,
+                "peer": peer,
+                "proof": list(proof),
+                "scratch_bytes": scratch_bytes,
+                "handshake_ms": handshake_ms,
+                "checksum_payload": int(checksum_payload),
+            },
+        )
+        handle = ffi.new("pccl_engine **")
+        os_error = ffi.new("int *")
+        status = lib.pccl_engine_new(config, handle, os_error)
+        if status == lib.PCCL_USAGE:
+            raise UsageError(f"{bind_host!r} is not an address that the data port can listen on")
+        if status != lib.PCCL_OK:
+            raise _no_port(bind_host, bind_port, os_error[0])
+        self._handle: Any = handle[0]
+        self._peer = peer
+        self._alone = True
+
+    # ------------------------------------------------------------ life
+
+    @property
+    def port(self) -> int:
+        return int(lib.pccl_engine_port(self._handle))
+
+    @property
+    def event_fd(self) -> int:
+        """Readable while events wait."""
+        return int(lib.pccl_engine_event_fd(self._handle))
+
+    def close(self) -> None:
+        """Ends the I/O thread and closes every socket. The engine must not be used afterwards, nor
+        by another thread meanwhile."""
+        lib.pccl_engine_free(self._handle)
+        self._handle = ffi.NULL
+
+    def abandon_after_fork(self) -> None:
+        """In a forked child: closes the inherited sockets, nothing else."""
+        lib.pccl_engine_abandon_after_fork(self._handle)
+
+    def fail(self, code: int, text: str) -> None:
+        """Ends every op, now and later, with this error; links are closed."""
+        lib.pccl_engine_fail(self._handle, code, text.encode()[:1023])
+
+    # ------------------------------------------------------------ views
+
+    def set_view(self, record: Record) -> None:
+        """Installs this peer's group's part of a record."""
+        me = record.member(self._peer)
+        assert me is not None
+        part = record.of_group(me.group)
+        keep: list[Any] = []
+        members = ffi.new("struct pccl_member[]", len(part.ring))
+        for row, peer in zip(members, part.ring, strict=True):
+            member = record.member(peer)
+            assert member is not None
+            row.peer, row.port = peer, member.port
+            row.host = member.host.encode()
+        verdicts = ffi.new("struct pccl_verdict[]", max(1, len(part.verdicts)))
+        for row, verdict in zip(verdicts, part.verdicts, strict=False):
+            holders = ffi.new("int32_t[]", list(verdict.holders))
+            text = ffi.new("char[]", verdict.text.encode()[:1023])
+            keep += [holders, text]
+            row.op, row.outcome, row.status = verdict.op, int(verdict.outcome), verdict.code
+            row.holder_count, row.holders, row.text = len(verdict.holders), holders, text
+        view = ffi.new(
+            "struct pccl_view *",
+            {
+                "epoch": record.epoch,
+                "fresh": int(record.fresh),
+                "self": part.ring.index(self._peer),
+                "member_count": len(part.ring),
+                "members": members,
+                "stable": part.stable,
+                "verdict_count": len(part.verdicts),
+                "verdicts": verdicts,
+            },
+        )
+        self._alone = len(part.ring) == 1
+        status = lib.pccl_engine_set_view(self._handle, view)
+        if status != lib.PCCL_OK:
+            raise from_code(status, f"view {record.epoch} cannot be installed")
+
+    def flush(self, epoch: int) -> None:
+        """Stops the epoch's frames; a Flushed event follows."""
+        if lib.pccl_engine_flush(self._handle, epoch) != lib.PCCL_OK:
+            raise ResourceError(errno.ENOMEM, "out of memory while answering a flush")
+
+    # ------------------------------------------------------------ ops
+
+    def submit(
+        self,
+        buffer: Buffer,
+        *,
+        kind: int,
+        reduce: ReduceOp,
+        root: int,
+        name: int,
+        strict: bool,
+        timeout_s: float,
+    ) -> int:
+        """Starts an op over `buffer`, which belongs to the engine until `wait` has returned the
+        result; returns the ticket for `wait`. name: 0 (unnamed) or a 64-bit hash.
+        Raises UsageError (overlap with a buffer in flight), ResourceError (too many in flight)."""
+        op = ffi.new(
+            "struct pccl_op *",
+            {
+                "kind": kind,
+                "dtype": int(buffer.dtype),
+                "reduce": int(reduce),
+                "root_peer": root,
+                "data": ffi.cast("void *", buffer.address),
+                "count": buffer.count,
+                "name": name,
+                "strict": int(strict),
+                "timeout_ns": max(1, min(int(timeout_s * 1e9), 1 << 62)),
+            },
+        )
+        op_id = ffi.new("uint64_t *")
+        ticket = ffi.new("uint64_t *")
+        status = lib.pccl_engine_submit(self._handle, op, op_id, ticket)
+        if status == lib.PCCL_USAGE:
+            raise UsageError(
+                "the buffer overlaps one that is in flight (wait for that op first), or is over "
+                f"{SEGMENTS_MAX} segments large"
+            )
+        if status != lib.PCCL_OK:
+            limit = int(lib.PCCL_OPS_MAX)
+            raise ResourceError(
+                errno.ENOMEM, f"no room for another op: {limit} may be in flight; wait for some"
+            )
+        return int(ticket[0])
+
+    def wait(self, ticket: int, timeout_ms: int) -> Result | None:
+        """The result of a ticket, once, or None after timeout_ms. Blocks without the GIL."""
+        result = ffi.new("struct pccl_result *")
+        status = lib.pccl_engine_wait(self._handle, ticket, timeout_ms, result)
+        if status == lib.PCCL_PENDING:
+            return None
+        assert status == lib.PCCL_OK, "a ticket is waited for once"
+        info = OpInfo(
+            contributors_min=result.contributors_min,
+            contributors_max=result.contributors_max,
+            repaired=result.repaired,
+            bytes_sent=result.bytes_sent,
+            bytes_received=result.bytes_received,
+            seconds=result.elapsed_ns / 1e9,
+            route="self" if self._alone else "ring",
+            transport="none" if self._alone else "tcp",
+        )
+        error = None
+        if result.status != lib.PCCL_OK:
+            error = from_code(result.status, _text(result.text))
+        return Result(info, error)
+
+    def submitted(self) -> int:
+        """Ops submitted in this line: the safe-point position."""
+        return int(lib.pccl_engine_submitted(self._handle))
+
+    # ------------------------------------------------------------ events
+
+    def next_event(self) -> EngineEvent | None:
+        """The oldest event that waits, or None. Control thread only."""
+        event = ffi.new("struct pccl_event *")
+        while lib.pccl_engine_next_event(self._handle, event) == lib.PCCL_OK:
+            found = self._event(event)
+            if found is not None:
+                return found
+        return None
+
+    def _event(self, event: Any) -> EngineEvent | None:
+        kind = event.type
+        if kind == lib.PCCL_EVENT_LINK_LOST:
+            return LinkLost(event.epoch, PeerId(event.peer), _text(event.reason))
+        if kind == lib.PCCL_EVENT_TIMEOUT:
+            return OpTimedOut(event.op, _text(event.reason))
+        if kind == lib.PCCL_EVENT_MISMATCH:
+            return OpMismatched(
+                event.op,
+                PeerId(event.peer),
+                _text(event.field),
+                _text(event.mine),
+                _text(event.theirs),
+            )
+        if kind == lib.PCCL_EVENT_FLUSHED:
+            return self._report()
+        if kind == lib.PCCL_EVENT_REPAIRED:
+            return EngineRepaired(event.epoch)
+        assert kind == lib.PCCL_EVENT_FULL
+        return EngineFull()
+
+    def _report(self) -> Flushed | None:
+        out = ffi.new("struct pccl_report **")
+        if lib.pccl_engine_report(self._handle, out) != lib.PCCL_OK:
+            return None  # a newer flush has been reported already
+        report = out[0]
+        try:
+            ops = tuple(_op_report(report.ops[i]) for i in range(report.op_count))
+            return Flushed(report.epoch, report.submitted, report.stable, ops)
+        finally:
+            lib.pccl_report_free(report)
+
+    def stats(self) -> Stats:
+        row = ffi.new("struct pccl_stats *")
+        lib.pccl_engine_stats(self._handle, row)
+        return Stats(
+            bytes_sent=row.bytes_sent,
+            bytes_received=row.bytes_received,
+            frames_sent=row.frames_sent,
+            frames_received=row.frames_received,
+            links_refused=row.links_refused,
+            scratch_bytes=row.scratch_bytes,
+            ops_running=row.ops_running,
+            links_up=row.links_up,
+        )
+
+
+def _op_report(row: Any) -> OpReport:
+    return OpReport(
+        op=row.op,
+        status=OpStatus(row.status),
+        segments=row.segments,
+        final=bytes(ffi.buffer(row.final, (row.segments + 7) // 8)),
+        strict=bool(row.strict),
+        root=PeerId(row.root_peer),
+        timed_out=bool(row.timed_out),
+        code=row.code,
+        text="",
+    )
+
+
+def _no_port(host: str, port: int, code: int) -> ResourceError:
+    if code == errno.EADDRINUSE:
+        text = f"data port {port} on {host} is in use: choose another with bind="
+    elif code == errno.EADDRNOTAVAIL:
+        text = f"{host} is not an address of this machine: choose another with bind="
+    else:
+        text = f"the data plane cannot start: {os.strerror(code)}"
+    return ResourceError(code, text)

@@ -1,0 +1,104 @@
+"""Which of this machine's addresses a peer uses (layer 4). Called by `communicator.join`.
+
+Looks names up and asks the kernel for routes; sends nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+
+from pccl_py.errors import CoordinatorLost, UsageError
+from pccl_py.protocol.endpoint import Endpoint, is_loopback
+
+
+def resolve(endpoint: Endpoint) -> Endpoint:
+    """`endpoint` with a numeric host. Raises CoordinatorLost if the name is not known."""
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise CoordinatorLost(
+            f"coordinator {endpoint}: the name cannot be looked up ({error.strerror}); "
+            "check PCCL_COORDINATOR"
+        ) from None
+    return Endpoint(str(found[0][4][0]), endpoint.port)
+
+
+def first_reachable(endpoints: Sequence[Endpoint], until: float) -> Endpoint:
+    """The first that accepts a connection before monotonic time `until`, tried again and again.
+
+    Blocks; raises CoordinatorLost with what each of them said."""
+    began = time.monotonic()
+    while True:
+        said = []
+        for endpoint in endpoints:
+            numeric = resolve(endpoint)
+            try:
+                left = max(0.1, min(3.0, until - time.monotonic()))
+                socket.create_connection((numeric.host, numeric.port), left).close()
+                return numeric
+            except TimeoutError:
+                said.append(f"{endpoint}: no answer")
+            except OSError as error:
+                said.append(f"{endpoint}: {error.strerror or error}")
+        if time.monotonic() + 0.2 >= until:
+            waited = time.monotonic() - began
+            raise CoordinatorLost(
+                f"no coordinator after {waited:.0f} s ({'; '.join(said)}): start one with "
+                "`pccl coordinator --bind HOST:PORT`, or check PCCL_COORDINATOR"
+            )
+        time.sleep(0.2)
+
+
+def local_address(coordinator: Endpoint) -> str:
+    """The local address that the route to the coordinator uses."""
+    family = socket.AF_INET6 if coordinator.is_v6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((coordinator.host, coordinator.port or 9))
+        return str(probe.getsockname()[0])
+
+
+def listen_on(bind: str | None, coordinator: Endpoint) -> Endpoint:
+    """Where the engine listens: `bind` ("HOST", "HOST:PORT", "[v6]:PORT") or the local address of
+    the route to the coordinator, any free port. Raises UsageError."""
+    if bind is None:
+        return Endpoint(local_address(coordinator), 0)
+    return _numeric(_host_port("bind", bind))
+
+
+def advertised(advertise: str | None, listening: Endpoint, coordinator: Endpoint) -> Endpoint:
+    """The address that other peers call. Raises UsageError if it cannot be called."""
+    if advertise is not None:
+        given = _numeric(_host_port("advertise", advertise))
+        return Endpoint(given.host, given.port or listening.port)
+    if listening.host in ("0.0.0.0", "::"):
+        return Endpoint(local_address(coordinator), listening.port)
+    return listening
+
+
+def _host_port(what: str, text: str) -> Endpoint:
+    from pccl_py.protocol import endpoint
+
+    host = text.strip("[]")
+    if ":" not in text or (host.count(":") > 1 and not text.startswith("[")):
+        return Endpoint(host, 0)
+    if text.startswith("[") and text.endswith("]"):
+        return Endpoint(host, 0)
+    try:
+        return endpoint.parse(text)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+
+
+def _numeric(endpoint: Endpoint) -> Endpoint:
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise UsageError(f"{endpoint.host!r} is not an address here: {error.strerror}") from None
+    return Endpoint(str(found[0][4][0]), endpoint.port)
+
+
+def needs_secret(coordinator: Endpoint, listening: Endpoint) -> bool:
+    """Whether anything of the run leaves this machine."""
+    return not (is_loopback(coordinator.host) and is_loopback(listening.host))

@@ -1,0 +1,343 @@
+"""The control thread of one peer (layer 4): its DEALER socket, its clock, its engine's events.
+
+`communicator` makes one Control per membership. The pure machine decides; this thread carries out.
+One lock guards the machine's state, since `safe_point` is stepped in the user's thread: with nobody
+pending, update() must cost microseconds and no message. Everything else reaches the machine through
+the loop of this thread. What user threads wait for (admission, resumption, elections, the end) is
+in `Mailbox`, under its own condition. libzmq's own thread answers heartbeats, so a program that
+holds the GIL is not taken for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
+import uvloop
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from pccl_py.config import Timers
+from pccl_py.dataplane.engine import Engine
+from pccl_py.errors import Code, PcclError, ProtocolError, code_of, from_code
+from pccl_py.peer import machine
+from pccl_py.peer.events import (
+    Action,
+    Connected,
+    Disconnected,
+    Event,
+    Fail,
+    FlushEngine,
+    Hold,
+    InstallView,
+    Left,
+    Note,
+    Progress,
+    Received,
+    Resume,
+    SafePoint,
+    Send,
+    SetTimer,
+    StateElected,
+    Tick,
+)
+from pccl_py.peer.state import State
+from pccl_py.protocol import encoding
+from pccl_py.protocol.endpoint import Endpoint
+from pccl_py.protocol.messages import CODES, FromCoordinator, FromPeer, Hello, Message
+from pccl_py.types import Record
+
+SEND_HWM = 4096
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 500
+LINGER_MS = 200
+SLICE_S = 0.1  # how long a wait sleeps before it looks for signals
+
+_FROM_COORDINATOR = frozenset(kind for code, kind in CODES.items() if code >= 64)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    coordinator: Endpoint
+    secret: bytes | None
+    timers: Timers
+    connect_s: float
+
+
+class Mailbox:
+    """What the control thread leaves for user threads. Every wait has a deadline and wakes often
+    enough for Ctrl-C."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self.record: Record | None = None
+        self.connected = False  # ever
+        self.failure: PcclError | None = None
+        self.left = False
+        self.resumed: bool | None = None  # the held update() goes on; True: the view has grown
+        self.elections: dict[int, StateElected] = {}
+        self.progress = ""
+
+    def put(
+        self,
+        *,
+        record: Record | None = None,
+        connected: bool = False,
+        failure: PcclError | None = None,
+        left: bool = False,
+        resumed: bool | None = None,
+        election: StateElected | None = None,
+        progress: str = "",
+    ) -> None:
+        """Leaves what is given and wakes whoever waits. Control thread only."""
+        with self._condition:
+            if record is not None:
+                if record.fresh:
+                    self.elections.clear()
+                self.record = record
+            if election is not None:
+                self.elections[election.seq] = election
+            self.connected |= connected
+            self.failure = failure or self.failure
+            self.left |= left
+            self.resumed = self.resumed if resumed is None else resumed
+            self.progress = progress or self.progress
+            self._condition.notify_all()
+
+    def wait(self, done: Callable[[], bool], until: float | None) -> bool:
+        """Until done(), a failure, or monotonic time `until` (None: without end). Raises the
+        failure; returns whether done() holds."""
+        with self._condition:
+            while not done():
+                if self.failure is not None:
+                    raise self.failure
+                left = SLICE_S if until is None else min(SLICE_S, until - time.monotonic())
+                if left <= 0.0:
+                    return False
+                self._condition.wait(left)
+            return True
+
+
+class Control:
+    """The thread. `start` returns at once; `mailbox` tells what happens."""
+
+    def __init__(self, config: ControlConfig, state: State, engine: Engine) -> None:
+        self.mailbox = Mailbox()
+        self._config = config
+        self._engine = engine
+        self._state = state
+        self._lock = threading.Lock()
+        self._log = logging.getLogger("pccl.peer")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._socket: zmq.asyncio.Socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._fd = -1  # of the control connection, for a forked child
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._body, name="pccl-control", daemon=True)
+
+    # ------------------------------------------------------------ other threads
+
+    def start(self) -> None:
+        self._thread.start()
+        self._ready.wait()
+
+    def post(self, event: Event) -> None:
+        """Hands an event to the control thread. Any thread; never blocks."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._on_event, event)
+
+    def safe_point(self, position: int) -> bool:
+        """The user's thread is at a safe point: True if it must be held. Microseconds."""
+        with self._lock:
+            self.mailbox.resumed = None
+            self._state, actions = machine.step(self._state, SafePoint(position), time.monotonic())
+        held = any(isinstance(action, Hold) for action in actions)
+        rest = tuple(action for action in actions if not isinstance(action, Hold))
+        if rest and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._carry_out, rest)
+        return held
+
+    def stop(self) -> None:
+        """Ends the thread, with last words sent. Any other thread; blocks for up to a second."""
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=5.0)
+
+    def abandon_after_fork(self) -> None:
+        """In a forked child: closes the inherited connection, so that the child does not hide its
+        parent's death."""
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    # ------------------------------------------------------------ the thread
+
+    def _body(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        context = zmq.asyncio.Context()
+        socket = _open_dealer(context, self._config)
+        self._socket = socket
+        monitor = socket.get_monitor_socket(
+            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._loop.add_reader(self._engine.event_fd, self._on_engine)
+        self._ready.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._receive(socket)),
+                    group.create_task(self._watch(monitor)),
+                ]
+                socket.connect(self._config.coordinator.zmq_address)
+                await self._stop.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self._loop.remove_reader(self._engine.event_fd)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._fd = -1
+            self._socket = None
+            socket.disable_monitor()
+            monitor.close(linger=0)
+            socket.close(linger=LINGER_MS)
+            context.term()
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            frames = await socket.recv_multipart()
+            try:
+                message = encoding.decode(frames[-1])
+            except ProtocolError as error:
+                self._on_failure(from_code(Code.PROTOCOL, f"the coordinator sent what it must not: {error}"))
+                continue
+            if _is_for_peer(message):
+                self._on_event(Received(message))
+
+    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+        while True:
+            event = parse_monitor_message(await monitor.recv_multipart())
+            kind = event["event"]
+            if kind == zmq.EVENT_CONNECTED:
+                self._fd = int(event["value"])
+            elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.mailbox.put(connected=True)
+                self._on_event(Connected())
+            else:
+                self._fd = -1
+                self._on_event(Disconnected())
+
+    def _on_engine(self) -> None:
+        while (event := self._engine.next_event()) is not None:
+            self._on_event(event)
+
+    def _on_event(self, event: Event) -> None:
+        with self._lock:
+            self._state, actions = machine.step(self._state, event, time.monotonic())
+        self._carry_out(actions)
+
+    def _carry_out(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        mail = self.mailbox
+        match action:
+            case Send(message):
+                self._send(message)
+            case InstallView(record):
+                self._install(record)
+            case FlushEngine(epoch):
+                self._engine.flush(epoch)
+            case Resume(grown):
+                mail.put(resumed=grown)
+            case StateElected():
+                mail.put(election=action)
+            case Progress(text):
+                mail.put(progress=text)
+            case Left():
+                mail.put(left=True)
+            case Fail(code, text):
+                self._on_failure(from_code(code, text))
+            case SetTimer(at):
+                self._set_timer(at)
+            case Note(name, fields):
+                self._log.info("%s %s", name, " ".join(f"{k}={v}" for k, v in fields))
+            case Hold():
+                raise AssertionError("only safe_point is answered with Hold")
+
+    def _install(self, record: Record) -> None:
+        try:
+            self._engine.set_view(record)
+        except PcclError as error:  # what was agreed cannot be done here: this peer is out
+            self._on_failure(error)
+            return
+        self.mailbox.put(record=record)
+
+    def _on_failure(self, error: PcclError) -> None:
+        """Terminal for this peer id: every op and every waiter gets the error."""
+        if self.mailbox.failure is None:
+            self._engine.fail(code_of(error), str(error))
+            self.mailbox.put(failure=error)
+
+    def _set_timer(self, at: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None and self._loop is not None:
+            delay = max(0.0, at - time.monotonic())
+            self._timer = self._loop.call_later(delay, self._on_event, Tick())
+
+    def _send(self, message: FromPeer) -> None:
+        if self._socket is None:
+            return
+        if isinstance(message, Hello):
+            fresh = replace(message, nonce=secrets.token_bytes(16))
+            message = encoding.signed_hello(self._config.secret, fresh)
+        sent = self._socket.send(encoding.encode(message), flags=zmq.NOBLOCK)
+        assert isinstance(sent, asyncio.Future)
+        assert sent.done(), "NOBLOCK is settled at once"
+        if sent.exception() is not None:
+            # The queue is full: nobody reads at the other end. What still holds is said again
+            # after the next Hello.
+            self._log.warning("the coordinator does not read: %s was not sent", type(message))
+
+
+def _open_dealer(context: zmq.asyncio.Context, config: ControlConfig) -> zmq.asyncio.Socket:
+    socket = context.socket(zmq.DEALER)
+    silence_ms = max(1, int(600 * config.timers.detection_s))
+    options = {
+        zmq.SNDHWM: SEND_HWM,
+        zmq.RCVHWM: SEND_HWM,
+        zmq.MAXMSGSIZE: encoding.MESSAGE_BYTES_MAX,
+        zmq.LINGER: LINGER_MS,
+        zmq.RECONNECT_IVL: RECONNECT_MS,
+        zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
+        zmq.HEARTBEAT_IVL: max(1, int(1000 * config.timers.heartbeat_s)),
+        zmq.HEARTBEAT_TIMEOUT: silence_ms,
+        zmq.HEARTBEAT_TTL: max(100, silence_ms),
+        zmq.IPV6: int(config.coordinator.is_v6),
+    }
+    for option, value in options.items():
+        socket.setsockopt(option, value)
+    return socket
+
+
+def _is_for_peer(message: Message) -> TypeGuard[FromCoordinator]:
+    return type(message) in _FROM_COORDINATOR

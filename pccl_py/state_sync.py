@@ -1,0 +1,114 @@
+"""sync_state from the user's side (layer 5): hash, offer, be told who is right, fetch what differs.
+
+The coordinator elects (coordinator/shared_state.py) and never sees a tensor byte. The keys that
+differ anywhere are broadcast by the elected donor through the engine, under names that belong to
+this sync, so that a death in between is repaired or aborts for all alike; an aborted sync is begun
+again with what is there then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Mapping
+
+import xxhash
+
+from pccl_py.dataplane.buffers import Buffer
+from pccl_py.errors import CoordinatorLost, DeadlineExceeded, PeerLost, UsageError
+from pccl_py.peer.control import Control
+from pccl_py.peer.events import ForgetState, StateElected, WantState
+from pccl_py.protocol.messages import StateKey
+from pccl_py.types import PeerId, SyncInfo, peer_text
+from pccl_py.work import Pending
+
+KEY_BYTES_MAX = 256
+ATTEMPTS = 8  # each lost its donor; more deaths than that in one sync is somebody's bug
+
+StartBroadcast = Callable[[Buffer, PeerId, str], Pending]
+
+
+def digest(buffer: Buffer) -> bytes:
+    """XXH3-128 over dtype, shape and bytes: 16 bytes."""
+    hasher = xxhash.xxh3_128(f"{int(buffer.dtype)}:{buffer.shape}:".encode())
+    if buffer.count:
+        hasher.update((ctypes.c_char * buffer.nbytes).from_address(buffer.address))
+    return hasher.digest()
+
+
+class Syncer:
+    """The calls of sync_state of one communicator, numbered within a line."""
+
+    def __init__(self, control: Control, start: StartBroadcast) -> None:
+        self._control = control
+        self._start = start
+        self._line = -1
+        self._seq = 0
+
+    def sync(self, found: Mapping[str, Buffer], revision: int, deadline_s: float) -> SyncInfo:
+        """See Communicator.sync_state."""
+        for key in found:
+            if not 0 < len(key.encode()) <= KEY_BYTES_MAX:
+                raise UsageError(f"state key {key!r} must have 1 to {KEY_BYTES_MAX} bytes")
+        began = time.monotonic()
+        until = began + deadline_s
+        before = {key: digest(buffer) for key, buffer in found.items()}
+        now = before
+        for attempt in range(ATTEMPTS):
+            elected = self._elect(now, revision, until)
+            try:
+                self._fetch(found, elected)
+                break
+            except PeerLost:
+                if attempt + 1 == ATTEMPTS:
+                    raise
+                now = {key: digest(buffer) for key, buffer in found.items()}
+        after = {key: digest(found[key]) for key in elected.dirty}
+        changed = tuple(sorted(key for key in after if after[key] != before[key]))
+        return SyncInfo(
+            revision=elected.revision,
+            donor=self._name_of(elected.donor) if elected.dirty else "",
+            keys=changed,
+            bytes=sum(found[key].nbytes for key in changed),
+            seconds=time.monotonic() - began,
+        )
+
+    def _next_seq(self) -> int:
+        record = self._control.mailbox.record
+        assert record is not None
+        if record.line != self._line:
+            self._line, self._seq = record.line, 0
+        self._seq += 1
+        return self._seq
+
+    def _elect(self, digests: Mapping[str, bytes], revision: int, until: float) -> StateElected:
+        seq = self._next_seq()
+        keys = tuple(StateKey(key, digests[key]) for key in sorted(digests))
+        self._control.post(WantState(seq, revision, keys))
+        mail = self._control.mailbox
+        if not mail.wait(lambda: seq in mail.elections, until):
+            self._control.post(ForgetState(seq))
+            awaited = mail.progress or "a member did not call sync_state"
+            if not mail.connected:
+                raise CoordinatorLost(f"sync_state: no answer from the coordinator ({awaited})")
+            raise DeadlineExceeded(f"sync_state: {awaited}")
+        elected = mail.elections[seq]
+        if elected.error:
+            raise UsageError(elected.error)
+        return elected
+
+    def _fetch(self, found: Mapping[str, Buffer], elected: StateElected) -> None:
+        """Broadcasts every dirty key from the donor; raises when all have ended, if one failed."""
+        works = [
+            self._start(found[key], elected.donor, f"\0state/{elected.seq}/{key}")
+            for key in elected.dirty
+        ]
+        errors = [result.error for work in works if (result := work.wait(None)) is not None]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def _name_of(self, peer: PeerId) -> str:
+        record = self._control.mailbox.record
+        member = record.member(peer) if record is not None else None
+        return member.name if member is not None else peer_text(peer)
