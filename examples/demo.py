@@ -29,8 +29,8 @@ LOSS_LIMIT = 2.35  # nats per byte, at the end
 
 ROUNDS = 30
 # A model that learns next to nothing in no time: for the test of the demo itself.
-QUICK_ROUNDS = 40
-QUICK = ("--layers", "1", "--width", "32", "--heads", "2", "--context", "64", "--inner-steps", "60")
+QUICK_ROUNDS = 30
+QUICK = ("--layers", "1", "--width", "32", "--heads", "2", "--context", "64", "--inner-steps", "50")
 
 
 def plan(args: argparse.Namespace, folder: Path) -> conduct.Plan:

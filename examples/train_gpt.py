@@ -208,7 +208,7 @@ def train(args: argparse.Namespace) -> None:
         # Each life of each worker reads other windows of the text.
         life = f"{args.seed} {name} {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         rng = torch.Generator().manual_seed(zlib.crc32(life.encode()))
-        steps, began = 0, time.time()
+        steps, began, first = 0, time.time(), False
         while outer.round < args.rounds:
             # Warm up after every join, as Adam's averages begin empty; decay with the run's round.
             warm = min(1.0, (steps + 1) / args.warm_up)
@@ -222,6 +222,7 @@ def train(args: argparse.Namespace) -> None:
             steps += 1
             if outer.inner_step == args.inner_steps - 1:
                 metrics.write("reducing", round=outer.round)
+                first = comm.rank == 0  # asked now: ranks move as soon as members leave
             done = outer.step()  # pccl
             if done is not None:
                 info, now = done.reduce, time.time()
@@ -237,7 +238,6 @@ def train(args: argparse.Namespace) -> None:
                     f"{now - began:.1f} s, {done.world_size} members"
                 )
                 began = now
-        first = comm.rank == 0
         digest = outer.digest()
 
     metrics.write("left", round=outer.round, digest=digest)
