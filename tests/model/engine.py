@@ -285,7 +285,7 @@ def install(engine: Engine, record: Record) -> Draft:
 def can_receive(engine: Engine, frame: Frame) -> bool:
     """Higher epochs wait (R8), frames of ops not submitted are parked (R21)."""
     if frame.epoch > engine.epoch:
-        return False
+        return "R8" in engine.off
     if frame.epoch < engine.epoch or engine.stopped:
         return True  # to be dropped
     if any(op.number == frame.op for op in engine.ops):
@@ -296,7 +296,9 @@ def can_receive(engine: Engine, frame: Frame) -> bool:
 
 def receive(engine: Engine, frame: Frame) -> Draft:
     draft = Draft(engine)
-    if frame.epoch < engine.epoch or (engine.stopped and "R6" not in engine.off):
+    if frame.epoch > engine.epoch or (frame.epoch < engine.epoch and "R7" not in engine.off):
+        return draft
+    if engine.stopped and "R6" not in engine.off:
         return draft
     op = draft.op(frame.op)
     if op is None or op.status == ERROR:

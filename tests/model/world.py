@@ -34,6 +34,9 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "async": ("submit", "submit", "wait", "update"),
     "plain": ("submit", "wait"),
     "pair": ("submit", "submit", "wait"),
+    "begin2": ("update", "submit", "submit", "wait"),
+    "flight": ("submit", "update", "wait"),
+    "twice": ("update", "update", "submit", "wait"),
 }
 
 
@@ -344,7 +347,7 @@ class Model:
                 event = pe.Drained(machine.standing.position)
                 yield f"{me} drained", self._p(world, index, event)
             return
-        style, rounds, leaves = self.scene.programs[index]
+        style, _, leaves = self.scene.programs[index]
         step = PROGRAMS[style][player.pc] if player.pc >= 0 else "done"
         if step == "submit":
             draft = eng.submit(engine)

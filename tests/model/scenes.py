@@ -1,0 +1,96 @@
+"""The scenes of the search. QUICK ones are searched whole in the normal suite; LONG ones take
+minutes and run with PCCL_MODEL=long (or `python -m tests.model.scenes`), up to a bound each."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tests.model.search import explore
+from tests.model.world import Scene
+
+P = ("plain", 1, False)
+LEAVER = ("plain", 1, True)
+END, BEGIN = ("end", 1, False), ("begin", 1, False)
+FLIGHT = ("flight", 1, False)
+TWICE, ASYNC = ("twice", 1, False), ("async", 2, False)
+PAIR = ("pair", 2, False)
+BCAST = ((1, 1),)
+
+QUICK = (
+    Scene("first view", (P, P, P), formed=0, min_members=3),
+    Scene("first view, control flaps", (P, P), formed=0, min_members=2, flaps=1),
+    Scene("peers trickle in", (BEGIN, BEGIN, BEGIN), formed=0),
+    Scene("an op", (P, P, P), segments=2),
+    Scene("a death", (P, P, P), deaths=1, mortal=(3,)),
+    Scene("a death of two, two segments", (P, P), formed=2, deaths=1, segments=2),
+    Scene("a strict op", (P, P), formed=2, deaths=1, segments=2, strict=True),
+    Scene("a broadcast", (P, P, P), deaths=1, mortal=(1, 2), roots=BCAST),
+    Scene("a time-out", (P, P, P), timeouts=1),
+    Scene("a time-out and a flap", (P, P), formed=2, flaps=1, timeouts=1),
+    Scene("a leave and a death", (LEAVER, P, P), deaths=1, mortal=(2,)),
+    Scene("all leave", (LEAVER, LEAVER), formed=2),
+    Scene("a cut", (P, P, P), cuts=((1, 2),)),
+    Scene("a cut between two", (P, P), formed=2, cuts=((1, 2),), eager=True),
+    Scene("K crashes", (P, P), formed=2, crashes=1, deaths=1),
+    Scene("K crashes, a time-out", (P, P), formed=2, crashes=1, timeouts=1),
+    Scene("K crashes, a leave", (LEAVER, P), formed=2, crashes=1),
+    Scene("a join", (END, BEGIN), formed=1, deaths=1),
+    Scene("a join, any clock", (END, BEGIN), formed=1, eager=True),
+    Scene("a join of two", (END, END, BEGIN), formed=2),
+    Scene("the second newcomer", (END, BEGIN, BEGIN), formed=1),
+    Scene("loops that update twice", (TWICE, TWICE, BEGIN), formed=2),
+    Scene("a join with ops in flight", (ASYNC, ASYNC, ("begin2", 2, False)), formed=2),
+    Scene("an update with an op in flight", (FLIGHT, FLIGHT, BEGIN), formed=2),
+    Scene("a newcomer vanishes, K crashes", (END, BEGIN), formed=1, crashes=1, deaths=1),
+    Scene("a newcomer that vanishes", (END, BEGIN), formed=1, deaths=1, flaps=1, mortal=(2,)),
+    Scene("a join, K crashes", (END, BEGIN), formed=1, crashes=1),
+)
+
+LONG = (
+    Scene("all three leave", (LEAVER, LEAVER, LEAVER)),
+    Scene("K crashes after a false death", (P, P), formed=2, crashes=1, flaps=1, eager=True),
+    Scene("a death, two segments", (P, P, P), deaths=1, mortal=(2,), segments=2),
+    Scene("two deaths", (P, P, P), deaths=2),
+    Scene("overlapping ops and a death", (PAIR, PAIR, PAIR), deaths=1, mortal=(2,)),
+    Scene("a strict op of three", (P, P, P), deaths=1, mortal=(2,), segments=2, strict=True),
+    Scene("a time-out and a death", (P, P, P), deaths=1, timeouts=1),
+    Scene("time-out, death, two segments", (P, P), formed=2, deaths=1, timeouts=1, segments=2),
+    Scene("K crashes of three", (P, P, P), crashes=1, deaths=1, mortal=(3,)),
+    Scene("K crashes twice", (P, P), formed=2, crashes=2, deaths=1),
+    Scene("K crashes, time-out, death", (P, P), formed=2, crashes=1, deaths=1, timeouts=1),
+    Scene("two leave, one dies", (LEAVER, LEAVER, P), deaths=1),
+    Scene("a join of two and a death", (END, END, BEGIN), formed=2, deaths=1),
+    Scene("a join of two and a crash", (END, END, BEGIN), formed=2, crashes=1),
+    Scene("a join of two and a flap", (END, END, BEGIN), formed=2, flaps=1),
+    Scene("the second newcomer and a death", (END, BEGIN, BEGIN), formed=1, deaths=1),
+    Scene("a broadcast and K crashes", (P, P, P), deaths=1, crashes=1, roots=BCAST),
+    Scene("a leave, a join", (LEAVER, END, BEGIN), formed=2),
+    Scene("a cut and a death", (P, P, P), cuts=((1, 2),), deaths=1),
+    Scene("a cut, any clock", (P, P, P), cuts=((1, 3),), eager=True),
+)  # fmt: skip
+
+
+def main() -> None:
+    """All scenes up to a bound of worlds (argument, default 300,000) each; prints the numbers."""
+    limit = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
+    wanted = sys.argv[2] if len(sys.argv) > 2 else ""
+    worlds = steps = 0
+    for scene in (*QUICK, *LONG):
+        if wanted not in scene.name:
+            continue
+        began = time.monotonic()
+        try:
+            result = explore(scene, limit=limit)
+        except AssertionError as broken:
+            print(broken, flush=True)
+            continue
+        worlds, steps = worlds + result.worlds, steps + result.steps
+        seconds = time.monotonic() - began
+        whole = "" if result.complete else " (bounded)"
+        print(f"{scene.name}: {result.worlds} worlds, {seconds:.1f} s{whole}", flush=True)
+    print(f"{worlds} worlds, {steps} steps")
+
+
+if __name__ == "__main__":
+    main()

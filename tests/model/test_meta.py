@@ -1,0 +1,110 @@
+"""The search can fail: each rule of VIEWS that is switched off here is caught by a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pccl_py.coordinator import admission, membership, verdicts
+from pccl_py.coordinator.state import Turn
+from pccl_py.errors import Code
+from pccl_py.peer import machine as peer
+from pccl_py.peer import safe_points
+from pccl_py.protocol import messages
+from pccl_py.types import Outcome, Verdict
+from tests.model.scenes import LONG, QUICK
+from tests.model.search import Counterexample, explore
+
+BY_NAME = {scene.name: scene for scene in (*QUICK, *LONG)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "scene"),
+    [
+        pytest.param("R6", "a death", id="R6 stop after the answer"),
+        pytest.param("R7", "a death", id="R7 lower epochs are dropped"),
+        pytest.param("R8", "a death", id="R8 higher epochs wait"),
+        pytest.param("R9", "K crashes, a time-out", id="R9 verdicts in the journal"),
+        pytest.param("R10", "a time-out", id="R10 aborts stay"),
+        pytest.param("R19", "an update with an op in flight", id="R19 drain"),
+    ],
+)
+def test_a_rule_of_the_model_switched_off(rule: str, scene: str) -> None:
+    with pytest.raises(Counterexample):
+        explore(BY_NAME[scene], frozenset({rule}), limit=100_000)
+
+
+def _hello_hides(**hidden: object) -> Callable[..., messages.Hello]:
+    def hello(**fields: object) -> messages.Hello:
+        return messages.Hello(**{**fields, **hidden})  # type: ignore[arg-type]
+
+    return hello
+
+
+def _plain_redo(*_: object) -> tuple[int, ...]:
+    return ()
+
+
+def _release_silently(turn: Turn, why: str) -> None:
+    turn.soft = replace(turn.soft, admission=None)
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+def _late_means_abort(
+    case: verdicts.Case, op: int, reports: verdicts.Reports, somewhere: int, everything: int
+) -> Verdict | None:
+    if verdicts.timed_out(case.timeouts, op, reports):
+        return Verdict(op, Outcome.ABORT, code=Code.DEADLINE_EXCEEDED)
+    return None
+
+
+def _pass(*_: object) -> bool:
+    return False
+
+
+MUTANTS: tuple[tuple[str, object, str, object, str], ...] = (
+    ("R1 an op that is final somewhere", verdicts, "_abort", _late_means_abort, "a time-out"),
+    (
+        "R14 Hello tells stopped",
+        peer,
+        "Hello",
+        _hello_hides(stopped=False),
+        "K crashes after a false death",
+    ),
+    ("R15 wishes are said again", peer, "_say_wishes", _nothing, "K crashes, a leave"),
+    (
+        "R16 a cancelled round is released",
+        admission,
+        "_release",
+        _release_silently,
+        "a newcomer that vanishes",
+    ),
+    (
+        "R16 who holds without a round",
+        peer,
+        "Hello",
+        _hello_hides(holding=None),
+        "a newcomer vanishes, K crashes",
+    ),
+    ("R20 hold from the answer on", safe_points, "_must_stand", _pass, "a join of two"),
+    ("R27 a holder serves", verdicts, "_holders", _plain_redo, "a death of two, two segments"),
+    ("Hello brings up to date", membership, "_bring_up_to_date", _nothing, "K crashes"),
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "attribute", "mutant", "scene"),
+    [mutant[1:] for mutant in MUTANTS],
+    ids=[mutant[0] for mutant in MUTANTS],
+)
+def test_a_rule_of_the_machines_switched_off(
+    monkeypatch: pytest.MonkeyPatch, target: object, attribute: str, mutant: object, scene: str
+) -> None:
+    monkeypatch.setattr(target, attribute, mutant)
+    with pytest.raises(Counterexample):
+        explore(BY_NAME[scene], limit=100_000)
