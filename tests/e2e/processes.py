@@ -1,0 +1,107 @@
+"""Starts members and coordinators as real processes, reads their JSON lines, ends them by pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pccl_py.coordinator import embedded
+
+ROOT = Path(__file__).resolve().parents[2]
+MEMBER = Path(__file__).with_name("member.py")
+
+
+class Process:
+    """One program whose stdout is JSON lines, read by a thread so that waiting has a deadline."""
+
+    def __init__(self, *arguments: str, script: Path = MEMBER) -> None:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PCCL_")}
+        env["PYTHONPATH"] = str(ROOT)
+        self.child = subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        self.lines: queue.Queue[dict] = queue.Queue()
+        self.seen: list[dict] = []
+        assert self.child.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(self.child.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self.lines.put(json.loads(line))
+
+    def until(self, event: str, timeout: float = 30.0, **fields: object) -> dict:
+        """The next line of this event with these fields; fails loudly with stderr otherwise."""
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                line = self.lines.get(timeout=max(0.01, min(0.2, end - time.monotonic())))
+            except queue.Empty:
+                gone = self.child.poll() is not None and not self._reader.is_alive()
+                if (gone and self.lines.empty()) or time.monotonic() > end:
+                    raise AssertionError(
+                        f"no {event} {fields} in {timeout} s; saw {self.seen[-3:]}; {self.errors()}"
+                    ) from None
+                continue
+            self.seen.append(line)
+            if line["event"] == event and all(line[k] == v for k, v in fields.items()):
+                return line
+
+    def errors(self) -> str:
+        if self.child.poll() is None:
+            return "still running"
+        assert self.child.stderr is not None
+        return f"exit {self.child.returncode}: {self.child.stderr.read()[-2000:]}"
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.child.pid, number)
+
+    def finish(self, timeout: float = 30.0) -> int:
+        """Waits for the end and for the last line; returns the exit status."""
+        status = self.child.wait(timeout)
+        self._reader.join(timeout)
+        while not self.lines.empty():
+            self.seen.append(self.lines.get())
+        return status
+
+    def events(self, event: str) -> list[dict]:
+        return [line for line in self.seen if line["event"] == event]
+
+
+@contextmanager
+def coordinator() -> Iterator[str]:
+    with embedded.start() as started:
+        yield str(started.address)
+
+
+@contextmanager
+def members(address: str, count: int, *arguments: str) -> Iterator[list[Process]]:
+    """`count` members m0, m1, … that wait for each other; killed at the end if still there."""
+    started = [
+        Process(address, "--name", f"m{i}", "--min-members", str(count), *arguments)
+        for i in range(count)
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            if process.child.poll() is None:
+                process.kill()
+            process.child.wait(10)
+            for stream in (process.child.stdout, process.child.stderr):
+                if stream is not None:
+                    stream.close()
