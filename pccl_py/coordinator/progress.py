@@ -26,9 +26,10 @@ def tell(turn: Turn) -> None:
         if state.told or state.untold:
             turn.state = replace(state, told="", told_at=turn.now, untold=frozenset())
         return
-    for peer in state.untold:
+    untold = state.untold
+    for peer in untold:
         turn.send(peer, Waiting(text))
-    if state.untold:
+    if untold:
         state = turn.state = replace(state, untold=frozenset())
     progress_s = state.config.progress_s
     pace = 0.0 if not state.told else PACE_SHARE * progress_s
@@ -37,7 +38,7 @@ def tell(turn: Turn) -> None:
     if turn.now < state.told_at + pace:
         return
     turn.state = replace(state, told=text, told_at=turn.now)
-    for peer in state.pending:
+    for peer in (p for p in state.pending if p not in untold):
         turn.send(peer, Waiting(text))
     if text == state.told:  # it lasts: say it to the members concerned too
         _tell_members(turn, text)
