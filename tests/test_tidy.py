@@ -122,5 +122,5 @@ def test_c_and_python_number_alike(name: str, ours: type[enum.IntEnum]) -> None:
 
 
 def test_holder_marks_agree() -> None:
-    marks = dict(re.findall(r"#define PCCL_HOLDER_(\w+) (-?\d+)", HEADER))
+    marks = dict(re.findall(r"#define PCCL_HOLDER_(\w+)\s+(-?\d+)", HEADER))
     assert {k: int(v) for k, v in marks.items()} == {"REDO": types.REDO, "ALL": types.HELD_BY_ALL}

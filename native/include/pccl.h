@@ -9,10 +9,11 @@
  *
  * Threads. pccl_engine_new starts one thread, "pccl-io", which alone touches sockets and protocol
  * state; pccl_engine_free joins it. Every other function only exchanges messages with it under a
- * mutex and never waits for the network, except pccl_engine_wait, which waits as long as it is told.
+ * mutex and never waits for the network, except pccl_engine_wait, which waits as long as it is
+ * told.
  *
- * Errors. Functions return enum pccl_status, 0 is success. Violating "Thread" or "Owned by" is a bug
- * in the caller and asserts.
+ * Errors. Functions return enum pccl_status, 0 is success. Violating "Thread" or "Owned by" is a
+ * bug in the caller and asserts.
  *
  * The part between the two cffi markers is what Python is given: declarations and integer defines.
  */
@@ -32,14 +33,15 @@ extern "C" {
 
 /* cffi-begin */
 
-#define PCCL_ABI_VERSION 1
+#define PCCL_ABI_VERSION  1
 #define PCCL_WIRE_VERSION 1
-#define PCCL_HOST_MAX 64         /* bytes of a numeric address text, terminator included */
-#define PCCL_MEMBERS_MAX 1024    /* members of one group in one view */
-#define PCCL_OPS_MAX 1024        /* ops submitted and not ended, per engine */
-#define PCCL_ENDED_NAMED_MAX 4096 /* named ops ended and remembered, per engine, see PCCL_EVENT_FULL */
-#define PCCL_SEGMENTS_MAX 65536  /* segments of one op */
-#define PCCL_REASON_MAX 160      /* bytes of a reason text, terminator included */
+#define PCCL_HOST_MAX     64   /* bytes of a numeric address text, terminator included */
+#define PCCL_MEMBERS_MAX  1024 /* members of one group in one view */
+#define PCCL_OPS_MAX      1024 /* ops submitted and not ended, per engine */
+#define PCCL_ENDED_NAMED_MAX                                                                       \
+    4096 /* named ops ended and remembered, per engine, see PCCL_EVENT_FULL */
+#define PCCL_SEGMENTS_MAX 65536 /* segments of one op */
+#define PCCL_REASON_MAX   160   /* bytes of a reason text, terminator included */
 
 /* What the caller does next; the same members as pccl_py.errors.Code. */
 enum pccl_status {
@@ -68,29 +70,20 @@ enum pccl_dtype {
 };
 
 /* The same members and numbers as pccl_py.types.ReduceOp. */
-enum pccl_reduce {
-    PCCL_SUM = 0,
-    PCCL_AVG = 1,
-    PCCL_PROD = 2,
-    PCCL_MIN = 3,
-    PCCL_MAX = 4
-};
+enum pccl_reduce { PCCL_SUM = 0, PCCL_AVG = 1, PCCL_PROD = 2, PCCL_MIN = 3, PCCL_MAX = 4 };
 
-enum pccl_kind {
-    PCCL_ALL_REDUCE = 0,
-    PCCL_BROADCAST = 1
-};
+enum pccl_kind { PCCL_ALL_REDUCE = 0, PCCL_BROADCAST = 1 };
 
 typedef struct pccl_engine pccl_engine;
 
 struct pccl_config {
-    const char *bind_host; /* numeric IPv4 or IPv6 address to listen on */
-    uint16_t bind_port;    /* 0: the system chooses */
-    uint64_t run;          /* hash of the run id: links of other runs are refused */
-    uint64_t peer;         /* this peer's id, not 0 */
-    uint8_t proof[32];     /* expected of and shown to every link; zero without a run secret */
+    const char *bind_host;  /* numeric IPv4 or IPv6 address to listen on */
+    uint16_t bind_port;     /* 0: the system chooses */
+    uint64_t run;           /* hash of the run id: links of other runs are refused */
+    uint64_t peer;          /* this peer's id, not 0 */
+    uint8_t proof[32];      /* expected of and shown to every link; zero without a run secret */
     uint64_t scratch_bytes; /* bound on segment buffers, at least one segment per member is taken */
-    uint32_t handshake_ms; /* a link that has not shown a valid handshake by then is closed */
+    uint32_t handshake_ms;  /* a link that has not shown a valid handshake by then is closed */
     int32_t checksum_payload; /* 1: CRC32C over header and payload; 0: header only */
 };
 
@@ -102,31 +95,27 @@ struct pccl_member {
 };
 
 #define PCCL_HOLDER_REDO -1
-#define PCCL_HOLDER_ALL -2
+#define PCCL_HOLDER_ALL  -2
 
-enum pccl_outcome {
-    PCCL_RUN = 0,
-    PCCL_DONE = 1,
-    PCCL_ABORT = 2
-};
+enum pccl_outcome { PCCL_RUN = 0, PCCL_DONE = 1, PCCL_ABORT = 2 };
 
 /* The coordinator's decision on one op, part of a view. */
 struct pccl_verdict {
     uint64_t op;
-    int32_t outcome;         /* enum pccl_outcome */
-    int32_t status;          /* PCCL_ABORT: the error */
-    uint32_t holder_count;   /* PCCL_RUN: 0 (all redo) or the op's number of segments */
-    const int32_t *holders;  /* index into the ring, PCCL_HOLDER_REDO or PCCL_HOLDER_ALL */
-    const char *text;        /* PCCL_ABORT: what the caller is told, at most 1023 bytes are kept */
+    int32_t outcome;        /* enum pccl_outcome */
+    int32_t status;         /* PCCL_ABORT: the error */
+    uint32_t holder_count;  /* PCCL_RUN: 0 (all redo) or the op's number of segments */
+    const int32_t *holders; /* index into the ring, PCCL_HOLDER_REDO or PCCL_HOLDER_ALL */
+    const char *text;       /* PCCL_ABORT: what the caller is told, at most 1023 bytes are kept */
 };
 
 struct pccl_view {
     uint32_t epoch;
-    int32_t fresh;          /* 1: first view of a line, op numbers restart */
-    uint32_t self;          /* this peer's index in `members` */
-    uint32_t member_count;  /* 1..PCCL_MEMBERS_MAX */
+    int32_t fresh;         /* 1: first view of a line, op numbers restart */
+    uint32_t self;         /* this peer's index in `members` */
+    uint32_t member_count; /* 1..PCCL_MEMBERS_MAX */
     const struct pccl_member *members;
-    uint32_t stable;        /* every unnamed op of the line up to this number is held by all */
+    uint32_t stable; /* every unnamed op of the line up to this number is held by all */
     uint32_t verdict_count;
     const struct pccl_verdict *verdicts;
 };
@@ -138,8 +127,9 @@ struct pccl_op {
     uint64_t root_peer; /* broadcast: peer id of the source; else 0 */
     void *data;         /* in place: input and destination, count elements, aligned to the dtype */
     uint64_t count;
-    uint64_t name;      /* 0: unnamed, matched by order; else a hash of the name, matched by (name, n-th use) */
-    int32_t strict;     /* 1: a death that costs a segment raises PCCL_PEER_LOST */
+    uint64_t name;  /* 0: unnamed, matched by order; else a hash of the name, matched by (name, n-th
+                       use) */
+    int32_t strict; /* 1: a death that costs a segment raises PCCL_PEER_LOST */
     uint64_t timeout_ns; /* from now; at least 1 */
 };
 
@@ -149,7 +139,7 @@ struct pccl_result {
     int32_t status;
     uint32_t contributors_min;
     uint32_t contributors_max;
-    uint32_t repaired;      /* segments redone or fetched after a view change */
+    uint32_t repaired; /* segments redone or fetched after a view change */
     uint64_t bytes_sent;
     uint64_t bytes_received;
     uint64_t elapsed_ns;
@@ -159,10 +149,11 @@ struct pccl_result {
 enum pccl_event_type {
     PCCL_EVENT_LINK_LOST = 1, /* evidence: the link in use to `peer` broke; reason says how */
     PCCL_EVENT_TIMEOUT = 2,   /* `op` passed its deadline; reason is the blame line; once per op */
-    PCCL_EVENT_MISMATCH = 3,  /* `peer` submitted `op` with another descriptor: field, mine, theirs */
-    PCCL_EVENT_FLUSHED = 4,   /* engine stopped in `epoch`: fetch the report */
-    PCCL_EVENT_REPAIRED = 5,  /* everything the plan of view `epoch` asked of this peer is final */
-    PCCL_EVENT_FULL = 6       /* the table of ended named ops is full; named submits wait for a view */
+    PCCL_EVENT_MISMATCH =
+        3,                  /* `peer` submitted `op` with another descriptor: field, mine, theirs */
+    PCCL_EVENT_FLUSHED = 4, /* engine stopped in `epoch`: fetch the report */
+    PCCL_EVENT_REPAIRED = 5, /* everything the plan of view `epoch` asked of this peer is final */
+    PCCL_EVENT_FULL = 6 /* the table of ended named ops is full; named submits wait for a view */
 };
 
 struct pccl_event {
@@ -177,8 +168,8 @@ struct pccl_event {
 };
 
 #define PCCL_OP_RUNNING 0
-#define PCCL_OP_STABLE 1
-#define PCCL_OP_RAISED 2
+#define PCCL_OP_STABLE  1
+#define PCCL_OP_RAISED  2
 
 /* One op of a flush report; `final` points into the report: bit i, least significant first, is
  * segment i, (segments + 7) / 8 bytes. */
@@ -202,12 +193,12 @@ struct pccl_report {
 };
 
 struct pccl_stats {
-    uint64_t bytes_sent;      /* payload and headers, all links */
+    uint64_t bytes_sent; /* payload and headers, all links */
     uint64_t bytes_received;
     uint64_t frames_sent;
     uint64_t frames_received;
-    uint64_t links_refused;   /* bad handshakes, garbage, strangers */
-    uint64_t scratch_bytes;   /* segment buffers allocated */
+    uint64_t links_refused; /* bad handshakes, garbage, strangers */
+    uint64_t scratch_bytes; /* segment buffers allocated */
     uint32_t ops_running;
     uint32_t links_up;
 };
@@ -265,8 +256,8 @@ int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *
                        uint64_t *ticket);
 
 /* Waits up to timeout_ms (0: asks only) for an op's end. PCCL_OK: it has ended, *result says how,
- * and the ticket is gone. PCCL_PENDING: not yet. Thread: any, one waiter per ticket; blocks as told.
- * Errors: PCCL_USAGE (no such ticket). */
+ * and the ticket is gone. PCCL_PENDING: not yet. Thread: any, one waiter per ticket; blocks as
+ * told. Errors: PCCL_USAGE (no such ticket). */
 int pccl_engine_wait(pccl_engine *engine, uint64_t ticket, int timeout_ms,
                      struct pccl_result *result);
 

@@ -6,7 +6,7 @@
 /* Writes "file:line: text" to stderr and aborts. */
 _Noreturn void pc_panic(const char *file, int line, const char *text);
 
-#define PC_ASSERT(condition) \
+#define PC_ASSERT(condition)                                                                       \
     ((condition) ? (void)0 : pc_panic(__FILE__, __LINE__, "assertion failed: " #condition))
 
 /* For the branch that no value reaches: after a switch over a closed enum. */

@@ -11,16 +11,14 @@
 
 #define SEGMENT_BYTES_MIN (16u << 10)
 #define SEGMENT_BYTES_MAX (512u << 10)
-#define SEGMENTS_WANTED 32 /* of an op between the two: enough to keep every member busy */
+#define SEGMENTS_WANTED   32 /* of an op between the two: enough to keep every member busy */
 
-size_t pccl_dtype_size(int dtype)
-{
+size_t pccl_dtype_size(int dtype) {
     static const size_t sizes[] = {1, 1, 2, 4, 8, 2, 2, 4, 8};
     return dtype >= 0 && (size_t)dtype < sizeof sizes / sizeof *sizes ? sizes[dtype] : 0;
 }
 
-pc_core *pc_core_new(const struct pc_core_config *config)
-{
+pc_core *pc_core_new(const struct pc_core_config *config) {
     pc_core *core = calloc(1, sizeof *core);
     if (!core)
         return NULL;
@@ -40,8 +38,7 @@ pc_core *pc_core_new(const struct pc_core_config *config)
     return core;
 }
 
-void pc_core_free(pc_core *core)
-{
+void pc_core_free(pc_core *core) {
     if (!core)
         return;
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
@@ -60,15 +57,13 @@ void pc_core_free(pc_core *core)
     free(core);
 }
 
-uint32_t pc_core_epoch(const pc_core *core)
-{
+uint32_t pc_core_epoch(const pc_core *core) {
     return core->epoch;
 }
 
 /* The size of a segment depends on the tensor alone, never on the view: a repair speaks of the same
  * segments. Returns elements per segment, at least 1. */
-static uint64_t segment_elements(const pc_core *core, int dtype, uint64_t count)
-{
+static uint64_t segment_elements(const pc_core *core, int dtype, uint64_t count) {
     size_t element = pccl_dtype_size(dtype);
     uint64_t bytes = count * element / SEGMENTS_WANTED;
     if (bytes < core->config.segment_bytes_min)
@@ -79,15 +74,13 @@ static uint64_t segment_elements(const pc_core *core, int dtype, uint64_t count)
     return elements ? elements : 1;
 }
 
-uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count)
-{
+uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count) {
     uint64_t each = segment_elements(core, dtype, count);
     uint64_t segments = (count + each - 1) / each;
     return segments ? (uint32_t)segments : 1; /* an empty tensor is one empty segment */
 }
 
-int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, uint64_t now_ns)
-{
+int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, uint64_t now_ns) {
     struct pc_op *op = pc_op_get(core, op_id);
     if (!op)
         return PCCL_RESOURCE;
@@ -112,8 +105,7 @@ int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, ui
     return PCCL_OK;
 }
 
-void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns)
-{
+void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns) {
     (void)now_ns;
     core->stopped = true;
     for (int which = 0; which < PC_LINKS; which++) {
@@ -128,15 +120,14 @@ void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns)
     }
 }
 
-/* ---- time ------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------
+ */
 
-uint64_t pc_core_deadline(const pc_core *core)
-{
+uint64_t pc_core_deadline(const pc_core *core) {
     return core->deadline_ns;
 }
 
-void pc_core_tick(pc_core *core, uint64_t now_ns)
-{
+void pc_core_tick(pc_core *core, uint64_t now_ns) {
     if (now_ns < core->deadline_ns)
         return;
     core->deadline_ns = UINT64_MAX;
@@ -152,12 +143,12 @@ void pc_core_tick(pc_core *core, uint64_t now_ns)
     }
 }
 
-/* ---- events ----------------------------------------------------------------------------------- */
+/* ---- events -----------------------------------------------------------------------------------
+ */
 
 /* The blame line: what is missing, and who is the first that has not submitted, if any. */
 static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
-                  struct pccl_event *event)
-{
+                  struct pccl_event *event) {
     uint64_t missing = 0;
     for (uint32_t i = 0; i < op->segment_count; i++)
         if (op->segments[i].state == PC_INTACT)
@@ -176,8 +167,7 @@ static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
     }
 }
 
-static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pccl_event *event)
-{
+static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pccl_event *event) {
     int which = op->mismatch_link;
     uint32_t step = which == PC_NEXT ? 1 : core->world - 1;
     event->peer = core->peers[(core->self + step) % core->world];
@@ -186,8 +176,7 @@ static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pc
     snprintf(event->field, sizeof event->field, "%s", field ? field : "descriptor");
 }
 
-static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns)
-{
+static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     struct pc_op *op = core->event_head;
     out->event.op = op->id;
     if (op->events & PC_OP_EVENT_MISMATCH) {
@@ -215,8 +204,7 @@ static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns)
     return 1;
 }
 
-int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns)
-{
+int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     out->event = (struct pccl_event){.epoch = core->epoch};
     out->which = 0;
     for (int which = 0; which < PC_LINKS; which++) {
@@ -246,10 +234,10 @@ int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns
     return 0;
 }
 
-/* ---- links ------------------------------------------------------------------------------------ */
+/* ---- links ------------------------------------------------------------------------------------
+ */
 
-void pc_core_link_up(pc_core *core, int which)
-{
+void pc_core_link_up(pc_core *core, int which) {
     struct pc_link *link = &core->links[which];
     PC_ASSERT(!link->up);
     pc_demux_reset(link);
@@ -257,8 +245,7 @@ void pc_core_link_up(pc_core *core, int which)
     link->up = true;
 }
 
-void pc_core_link_down(pc_core *core, int which)
-{
+void pc_core_link_down(pc_core *core, int which) {
     struct pc_link *link = &core->links[which];
     if (!link->up)
         return;
@@ -269,8 +256,7 @@ void pc_core_link_down(pc_core *core, int which)
     link->in_payload = false;
 }
 
-void pc_core_stats(const pc_core *core, struct pccl_stats *stats)
-{
+void pc_core_stats(const pc_core *core, struct pccl_stats *stats) {
     *stats = core->stats;
     stats->scratch_bytes = (uint64_t)core->pool.count * core->pool.buffer_bytes;
     stats->ops_running = core->running_count;

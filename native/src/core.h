@@ -4,8 +4,8 @@
  * from whoever owns the links. So n cores run in one process under a seed (tests), or one per
  * engine inside the shell (io.c). A core is used by one thread.
  *
- * Inside: pool (segment buffers), op (the table of ops), demux and mux (bytes <-> frames, per link),
- * ring (the rules of one segment), view (flush and install). Only core.c and view.c see all.
+ * Inside: pool (segment buffers), op (the table of ops), demux and mux (bytes <-> frames, per
+ * link), ring (the rules of one segment), view (flush and install). Only core.c and view.c see all.
  *
  * A link is one of two: PC_NEXT leads to the ring's successor, PC_PREV comes from the predecessor.
  */
@@ -21,12 +21,12 @@
 
 typedef struct pc_core pc_core;
 
-#define PC_NEXT 0
-#define PC_PREV 1
-#define PC_LINKS 2
+#define PC_NEXT       0
+#define PC_PREV       1
+#define PC_LINKS      2
 #define PC_SLICES_MAX 32
 
-#define PC_EVENT_ENDED 32    /* an op has ended: result */
+#define PC_EVENT_ENDED    32 /* an op has ended: result */
 #define PC_EVENT_LINK_BAD 33 /* the link's sender broke the rules: close it; reason says how */
 
 struct pc_core_config {
@@ -38,7 +38,7 @@ struct pc_core_config {
 };
 
 struct pc_core_event {
-    int32_t which; /* PC_EVENT_LINK_BAD: the link */
+    int32_t which;             /* PC_EVENT_LINK_BAD: the link */
     struct pccl_event event;   /* event.type is PCCL_EVENT_* or PC_EVENT_* */
     struct pccl_result result; /* PC_EVENT_ENDED */
 };
@@ -91,7 +91,8 @@ int pc_core_held(const pc_core *core, int which);
 size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr);
 void pc_core_rx_done(pc_core *core, int which, size_t n);
 
-/* The next bytes to send, in order; 0 slices: nothing now. Valid until the next call on the core. */
+/* The next bytes to send, in order; 0 slices: nothing now. Valid until the next call on the core.
+ */
 int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX]);
 void pc_core_sent(pc_core *core, int which, size_t n);
 

@@ -7,16 +7,14 @@
 #include "crc.h"
 #include "internal.h"
 
-void pc_link_spoil(struct pc_link *link, const char *why)
-{
+void pc_link_spoil(struct pc_link *link, const char *why) {
     if (link->bad)
         return;
     link->bad = true;
     link->bad_why = why;
 }
 
-void pc_demux_reset(struct pc_link *link)
-{
+void pc_demux_reset(struct pc_link *link) {
     link->held = false;
     link->bad = false;
     link->bad_told = false;
@@ -26,8 +24,7 @@ void pc_demux_reset(struct pc_link *link)
     link->buffer = NULL;
 }
 
-void pc_demux_stop(pc_core *core, struct pc_link *link)
-{
+void pc_demux_stop(pc_core *core, struct pc_link *link) {
     if (link->buffer)
         pc_pool_put(&core->pool, link->buffer);
     link->buffer = NULL;
@@ -35,8 +32,7 @@ void pc_demux_stop(pc_core *core, struct pc_link *link)
 }
 
 /* Decides where the payload of the frame whose header just arrived goes. */
-static void route(pc_core *core, int which, struct pc_link *link)
-{
+static void route(pc_core *core, int which, struct pc_link *link) {
     const struct pc_header *header = &link->header;
     link->target = PC_RX_NOWHERE;
     if (header->epoch < core->epoch || core->stopped)
@@ -68,8 +64,7 @@ static void route(pc_core *core, int which, struct pc_link *link)
     link->target = PC_RX_BUFFER;
 }
 
-static uint8_t *payload_at(struct pc_link *link)
-{
+static uint8_t *payload_at(struct pc_link *link) {
     if (link->target == PC_RX_BUFFER)
         return link->buffer->data + link->payload_have;
     if (link->target == PC_RX_SMALL)
@@ -77,14 +72,13 @@ static uint8_t *payload_at(struct pc_link *link)
     return NULL;
 }
 
-static void frame_done(pc_core *core, int which, struct pc_link *link)
-{
+static void frame_done(pc_core *core, int which, struct pc_link *link) {
     link->header_have = 0;
     link->in_payload = false;
     core->stats.frames_received++;
     struct pc_header header = link->header;
-    if (link->target == PC_RX_NOWHERE && (header.type != PC_MARK || core->stopped ||
-                                          header.epoch < core->epoch))
+    if (link->target == PC_RX_NOWHERE &&
+        (header.type != PC_MARK || core->stopped || header.epoch < core->epoch))
         return;
     if ((header.flags & PC_FLAG_PAYLOAD_CRC) && link->crc != header.crc) {
         pc_link_spoil(link, "wrong checksum");
@@ -99,8 +93,7 @@ static void frame_done(pc_core *core, int which, struct pc_link *link)
 }
 
 static void payload_arrived(pc_core *core, int which, struct pc_link *link, const uint8_t *bytes,
-                            size_t n)
-{
+                            size_t n) {
     if (link->header.flags & PC_FLAG_PAYLOAD_CRC && link->target != PC_RX_NOWHERE)
         link->crc = pc_crc32c(link->crc, bytes, n);
     link->payload_have += (uint32_t)n;
@@ -109,8 +102,7 @@ static void payload_arrived(pc_core *core, int which, struct pc_link *link, cons
 }
 
 /* The header is whole. Returns false if it must wait (held) or the link turned bad. */
-static bool begin(pc_core *core, int which, struct pc_link *link)
-{
+static bool begin(pc_core *core, int which, struct pc_link *link) {
     const char *wrong = pc_header_get(link->header_bytes, &link->header);
     if (wrong) {
         pc_link_spoil(link, wrong);
@@ -131,8 +123,7 @@ static bool begin(pc_core *core, int which, struct pc_link *link)
     return !link->bad;
 }
 
-size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n)
-{
+size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n) {
     struct pc_link *link = &core->links[which];
     size_t taken = 0;
     if (link->held && link->header.epoch <= core->epoch) {
@@ -164,14 +155,12 @@ size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n)
     return taken;
 }
 
-int pc_core_held(const pc_core *core, int which)
-{
+int pc_core_held(const pc_core *core, int which) {
     const struct pc_link *link = &core->links[which];
     return link->held && link->header.epoch > core->epoch;
 }
 
-size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr)
-{
+size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr) {
     struct pc_link *link = &core->links[which];
     if (link->bad || link->held || !link->in_payload || link->target != PC_RX_BUFFER)
         return 0;
@@ -179,8 +168,7 @@ size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr)
     return link->header.length - link->payload_have;
 }
 
-void pc_core_rx_done(pc_core *core, int which, size_t n)
-{
+void pc_core_rx_done(pc_core *core, int which, size_t n) {
     struct pc_link *link = &core->links[which];
     PC_ASSERT(link->in_payload && link->target == PC_RX_BUFFER);
     core->stats.bytes_received += n;

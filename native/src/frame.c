@@ -11,15 +11,13 @@
 
 #define PC_MAGIC 0x4c434350u /* "PCCL" */
 
-uint32_t pc_header_crc(const uint8_t in[PC_HEADER_BYTES])
-{
+uint32_t pc_header_crc(const uint8_t in[PC_HEADER_BYTES]) {
     static const uint8_t zero[4] = {0};
     return pc_crc32c(pc_crc32c(0, in, PC_HEADER_BYTES - 4), zero, 4);
 }
 
 void pc_header_put(uint8_t out[PC_HEADER_BYTES], const struct pc_header *header,
-                   const void *payload)
-{
+                   const void *payload) {
     out[0] = PCCL_WIRE_VERSION;
     out[1] = header->type;
     pc_put_u16(out + 2, header->flags);
@@ -36,8 +34,7 @@ void pc_header_put(uint8_t out[PC_HEADER_BYTES], const struct pc_header *header,
     pc_put_u32(out + 28, crc);
 }
 
-const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *header)
-{
+const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *header) {
     if (in[0] != PCCL_WIRE_VERSION)
         return "frame of another wire version";
     header->type = in[1];
@@ -52,7 +49,7 @@ const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *h
     header->crc = pc_get_u32(in + 28);
     if (header->type < PC_SUM || header->type > PC_READY)
         return "frame of unknown type";
-    if (header->flags & (uint16_t) ~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC))
+    if (header->flags & (uint16_t)~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC))
         return "frame with unknown flags";
     if (header->length > PC_PAYLOAD_MAX)
         return "frame longer than allowed";
@@ -61,14 +58,12 @@ const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *h
     return NULL;
 }
 
-uint64_t pc_op_id(const struct pc_header *header)
-{
+uint64_t pc_op_id(const struct pc_header *header) {
     uint64_t named = header->flags & PC_FLAG_NAMED ? UINT64_C(1) << 32 : 0;
     return (uint64_t)header->context << 33 | named | header->op;
 }
 
-void pc_desc_put(uint8_t out[PC_DESC_BYTES], const struct pc_desc *desc)
-{
+void pc_desc_put(uint8_t out[PC_DESC_BYTES], const struct pc_desc *desc) {
     memset(out, 0, PC_DESC_BYTES);
     pc_put_u64(out, desc->count);
     pc_put_u64(out + 8, desc->name);
@@ -79,8 +74,7 @@ void pc_desc_put(uint8_t out[PC_DESC_BYTES], const struct pc_desc *desc)
     out[27] = desc->strict;
 }
 
-bool pc_desc_get(const uint8_t in[PC_DESC_BYTES], struct pc_desc *desc)
-{
+bool pc_desc_get(const uint8_t in[PC_DESC_BYTES], struct pc_desc *desc) {
     desc->count = pc_get_u64(in);
     desc->name = pc_get_u64(in + 8);
     desc->root_peer = pc_get_u64(in + 16);
@@ -99,8 +93,7 @@ static const char *const reduce_names[] = {"sum", "avg", "prod", "min", "max"};
 #define NAME_OF(table, i) ((i) < sizeof(table) / sizeof(*(table)) ? (table)[i] : "unknown")
 
 const char *pc_desc_differ(const struct pc_desc *a, const struct pc_desc *b, char *a_text,
-                           char *b_text, size_t text_bytes)
-{
+                           char *b_text, size_t text_bytes) {
     if (a->kind != b->kind) {
         snprintf(a_text, text_bytes, "%s", NAME_OF(kind_names, a->kind));
         snprintf(b_text, text_bytes, "%s", NAME_OF(kind_names, b->kind));
@@ -139,8 +132,7 @@ const char *pc_desc_differ(const struct pc_desc *a, const struct pc_desc *b, cha
     return NULL;
 }
 
-void pc_handshake_put(uint8_t out[PC_HANDSHAKE_BYTES], const struct pc_handshake *shake)
-{
+void pc_handshake_put(uint8_t out[PC_HANDSHAKE_BYTES], const struct pc_handshake *shake) {
     memset(out, 0, PC_HANDSHAKE_BYTES);
     pc_put_u32(out, PC_MAGIC);
     pc_put_u16(out + 4, PCCL_WIRE_VERSION);
@@ -154,8 +146,7 @@ void pc_handshake_put(uint8_t out[PC_HANDSHAKE_BYTES], const struct pc_handshake
     pc_put_u32(out + 92, pc_crc32c(0, out, 92));
 }
 
-const char *pc_handshake_get(const uint8_t in[PC_HANDSHAKE_BYTES], struct pc_handshake *shake)
-{
+const char *pc_handshake_get(const uint8_t in[PC_HANDSHAKE_BYTES], struct pc_handshake *shake) {
     if (pc_get_u32(in) != PC_MAGIC)
         return "not a pccl link";
     if (pc_get_u16(in + 4) != PCCL_WIRE_VERSION)

@@ -9,16 +9,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PC_HEADER_BYTES 32
-#define PC_DESC_BYTES 32
+#define PC_HEADER_BYTES    32
+#define PC_DESC_BYTES      32
 #define PC_HANDSHAKE_BYTES 96
 #define PC_PAYLOAD_MAX (4u << 20) /* no frame carries more; a longer length is a broken sender */
 
 enum pc_frame_type {
-    PC_SUM = 1,   /* a partial sum on its way to the segment's owner */
-    PC_COPY = 2,  /* the final value on its way round */
-    PC_MARK = 3,  /* every member holds the segment */
-    PC_READY = 4  /* the sender has submitted the op; payload is its descriptor */
+    PC_SUM = 1,  /* a partial sum on its way to the segment's owner */
+    PC_COPY = 2, /* the final value on its way round */
+    PC_MARK = 3, /* every member holds the segment */
+    PC_READY = 4 /* the sender has submitted the op; payload is its descriptor */
 };
 
 enum pc_frame_flag {

@@ -12,8 +12,8 @@
 #include <immintrin.h>
 #endif
 
-#define PC_F32_NAN 0x7fc00000
-#define PC_F16_NAN 0x7e00u
+#define PC_F32_NAN  0x7fc00000
+#define PC_F16_NAN  0x7e00u
 #define PC_BF16_NAN 0x7fc0u
 
 static inline __attribute__((always_inline)) uint32_t pc_f32_bits(float x) {

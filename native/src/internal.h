@@ -1,6 +1,7 @@
-/* internal: the state of one core, shared by the files that make it up (core, op, ring, view, demux,
- * mux). Ownership: core owns everything; ops own their segments; a buffer is owned by the pool, by
- * the link that receives into it, by the op it is parked at, or by the node that waits to send it.
+/* internal: the state of one core, shared by the files that make it up (core, op, ring, view,
+ * demux, mux). Ownership: core owns everything; ops own their segments; a buffer is owned by the
+ * pool, by the link that receives into it, by the op it is parked at, or by the node that waits to
+ * send it.
  */
 #ifndef PC_INTERNAL_H
 #define PC_INTERNAL_H
@@ -12,13 +13,14 @@
 #include "pool.h"
 
 #define PC_SMALL_OP_BYTES (64u << 10)
-#define PC_EAGER_BYTES (64u << 10) /* of one op, before all members are known to have submitted it */
-#define PC_BATCH 16                /* frames handed to one writev */
-#define PC_BATCH_BYTES (256u << 10)
-#define PC_OP_BUCKETS 1024u
+#define PC_EAGER_BYTES                                                                             \
+    (64u << 10)             /* of one op, before all members are known to have submitted it */
+#define PC_BATCH         16 /* frames handed to one writev */
+#define PC_BATCH_BYTES   (256u << 10)
+#define PC_OP_BUCKETS    1024u
 #define PC_OPS_TABLE_MAX (4 * PCCL_OPS_MAX + PCCL_ENDED_NAMED_MAX)
-#define PC_ENDED_WARN (PCCL_ENDED_NAMED_MAX / 2)
-#define PC_NO_INDEX UINT32_MAX
+#define PC_ENDED_WARN    (PCCL_ENDED_NAMED_MAX / 2)
+#define PC_NO_INDEX      UINT32_MAX
 
 /* ---- a frame waiting to be sent -------------------------------------------------------------- */
 
@@ -47,11 +49,11 @@ enum pc_segment_state { PC_INTACT = 0, PC_FINAL = 1, PC_MARKED = 2 };
 
 struct pc_segment {
     uint8_t state;
-    bool started;   /* this peer has put it on its way in this view */
-    bool counted;   /* it takes a place in the window */
-    bool eager;     /* counted against the eager share */
+    bool started; /* this peer has put it on its way in this view */
+    bool counted; /* it takes a place in the window */
+    bool eager;   /* counted against the eager share */
     uint16_t contributors;
-    int32_t holder; /* PCCL_HOLDER_REDO, or the ring index of the owner that serves it */
+    int32_t holder;           /* PCCL_HOLDER_REDO, or the ring index of the owner that serves it */
     struct pc_buffer *buffer; /* the partial sum in `sum` */
     struct pc_node sum, copy, mark;
 };
@@ -73,8 +75,8 @@ struct pc_op {
     bool starting;   /* in the start list */
     bool mismatched; /* a peer's descriptor differs: nobody's frames are added */
     bool timed_out;
-    bool in_plan;    /* the view's plan asks for segments of it (counts for Repaired) */
-    uint8_t events;  /* which events wait, bits PC_OP_EVENT_* */
+    bool in_plan;   /* the view's plan asks for segments of it (counts for Repaired) */
+    uint8_t events; /* which events wait, bits PC_OP_EVENT_* */
     bool event_queued;
     uint32_t queued_count; /* frames of it in the links' queues */
 
@@ -106,8 +108,8 @@ struct pc_op {
     uint8_t mismatch_link;
 };
 
-#define PC_OP_EVENT_ENDED 1
-#define PC_OP_EVENT_TIMEOUT 2
+#define PC_OP_EVENT_ENDED    1
+#define PC_OP_EVENT_TIMEOUT  2
 #define PC_OP_EVENT_MISMATCH 4
 
 /* ---- links ----------------------------------------------------------------------------------- */
@@ -144,7 +146,8 @@ struct pc_link {
     struct pc_slot slots[PC_BATCH];
     uint32_t slot_first, slot_count; /* slots[first .. first+count) wait, the first is half sent */
     size_t slot_sent;                /* bytes of the first slot already sent */
-    size_t zombie; /* payload bytes owed for a frame of an old view: framing is kept, content is not */
+    size_t
+        zombie; /* payload bytes owed for a frame of an old view: framing is kept, content is not */
 };
 
 /* ---- the core -------------------------------------------------------------------------------- */
@@ -171,8 +174,8 @@ struct pc_core {
     uint32_t epoch; /* 0: no view yet */
     bool stopped;
     uint32_t self, world;
-    uint64_t *peers; /* ring order */
-    uint32_t stable; /* of the last view */
+    uint64_t *peers;    /* ring order */
+    uint32_t stable;    /* of the last view */
     uint32_t submitted; /* unnamed ops submitted in this line */
     struct pc_verdict_copy *verdicts;
     uint32_t verdict_count;
@@ -186,10 +189,15 @@ struct pc_core {
     struct pccl_stats stats;
 };
 
-/* ---- op.c ------------------------------------------------------------------------------------- */
+/* ---- op.c -------------------------------------------------------------------------------------
+ */
 
-static inline bool pc_is_named(uint64_t id) { return (id >> 32 & 1) != 0; }
-static inline uint32_t pc_number(uint64_t id) { return (uint32_t)id; }
+static inline bool pc_is_named(uint64_t id) {
+    return (id >> 32 & 1) != 0;
+}
+static inline uint32_t pc_number(uint64_t id) {
+    return (uint32_t)id;
+}
 
 struct pc_op *pc_op_find(const pc_core *core, uint64_t id);
 /* Finds or makes (PC_FOREIGN); NULL when the table is full or memory is out. */
@@ -213,21 +221,24 @@ bool pc_op_is_past(const pc_core *core, uint64_t id);
 uint32_t pc_op_stable(const pc_core *core);
 void pc_op_undo(struct pc_op *op);
 
-/* ---- mux.c ------------------------------------------------------------------------------------ */
+/* ---- mux.c ------------------------------------------------------------------------------------
+ */
 
 void pc_mux_reset(struct pc_link *link);      /* nothing queued, nothing half sent */
 void pc_mux_new_stream(struct pc_link *link); /* nothing half sent; the queue stays */
 void pc_mux_enter_view(struct pc_link *link); /* nothing queued; a half-sent frame is made whole */
-void pc_mux_push(pc_core *core, int which, struct pc_node *node, struct pc_op *op,
-                 uint32_t segment, uint8_t type);
+void pc_mux_push(pc_core *core, int which, struct pc_node *node, struct pc_op *op, uint32_t segment,
+                 uint8_t type);
 
-/* ---- demux.c ---------------------------------------------------------------------------------- */
+/* ---- demux.c ----------------------------------------------------------------------------------
+ */
 
 void pc_demux_reset(struct pc_link *link);
 void pc_demux_stop(pc_core *core, struct pc_link *link); /* drop what is being received */
 void pc_link_spoil(struct pc_link *link, const char *why);
 
-/* ---- ring.c ----------------------------------------------------------------------------------- */
+/* ---- ring.c -----------------------------------------------------------------------------------
+ */
 
 /* A whole frame of this epoch. `buffer` (SUM, COPY) becomes the callee's. */
 void pc_ring_frame(pc_core *core, int which, const struct pc_header *header,
@@ -242,7 +253,8 @@ void pc_ring_check_end(pc_core *core, struct pc_op *op);
 uint32_t pc_ring_owner(const pc_core *core, const struct pc_op *op, uint32_t segment);
 uint32_t pc_ring_index(const pc_core *core, uint64_t peer);
 
-/* ---- view.c ----------------------------------------------------------------------------------- */
+/* ---- view.c -----------------------------------------------------------------------------------
+ */
 
 const struct pc_verdict_copy *pc_view_verdict(const pc_core *core, uint64_t id);
 /* Applies the view's verdict to an op that runs here; true if it ended. */

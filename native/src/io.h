@@ -10,10 +10,10 @@
 #include "core.h"
 #include "frame.h"
 
-#define PC_CONNS_MAX 96     /* links, and connections that have not become one */
+#define PC_CONNS_MAX     96 /* links, and connections that have not become one */
 #define PC_STAGING_BYTES (64u << 10)
-#define PC_READ_BUDGET (1u << 20) /* bytes of one link before others get a turn */
-#define PC_RETRY_NS 500000000u
+#define PC_READ_BUDGET   (1u << 20) /* bytes of one link before others get a turn */
+#define PC_RETRY_NS      500000000u
 
 enum pc_conn_state {
     PC_CONN_FREE = 0,
@@ -42,9 +42,9 @@ struct pc_neighbour {
     uint64_t peer; /* 0: none */
     char host[PCCL_HOST_MAX];
     uint16_t port;
-    bool broken;        /* its link broke in this view: only another view makes a new one */
-    bool told;          /* LINK_LOST was sent in this view */
-    uint64_t retry_ns;  /* outbound only: when to call again; 0: not waiting */
+    bool broken;       /* its link broke in this view: only another view makes a new one */
+    bool told;         /* LINK_LOST was sent in this view */
+    uint64_t retry_ns; /* outbound only: when to call again; 0: not waiting */
 };
 
 struct pc_io {

@@ -9,28 +9,24 @@
 
 static const uint8_t zeros[64 << 10];
 
-static void queue_init(struct pc_queue *queue)
-{
+static void queue_init(struct pc_queue *queue) {
     queue->head = NULL;
     queue->tail = &queue->head;
 }
 
-void pc_mux_new_stream(struct pc_link *link)
-{
+void pc_mux_new_stream(struct pc_link *link) {
     link->slot_first = link->slot_count = 0;
     link->slot_sent = 0;
     link->zombie = 0;
 }
 
-void pc_mux_reset(struct pc_link *link)
-{
+void pc_mux_reset(struct pc_link *link) {
     queue_init(&link->urgent);
     queue_init(&link->bulk);
     pc_mux_new_stream(link);
 }
 
-void pc_mux_enter_view(struct pc_link *link)
-{
+void pc_mux_enter_view(struct pc_link *link) {
     struct pc_slot *first = &link->slots[link->slot_first];
     size_t owed = link->zombie;
     if (link->slot_count && link->slot_sent) {
@@ -51,9 +47,8 @@ void pc_mux_enter_view(struct pc_link *link)
     link->zombie = owed;
 }
 
-void pc_mux_push(pc_core *core, int which, struct pc_node *node, struct pc_op *op,
-                 uint32_t segment, uint8_t type)
-{
+void pc_mux_push(pc_core *core, int which, struct pc_node *node, struct pc_op *op, uint32_t segment,
+                 uint8_t type) {
     struct pc_link *link = &core->links[which];
     if (node->queued)
         return; /* a READY that is still waiting carries the newest run when it goes */
@@ -69,8 +64,7 @@ void pc_mux_push(pc_core *core, int which, struct pc_node *node, struct pc_op *o
     queue->tail = &node->next;
 }
 
-static struct pc_node *pop(struct pc_queue *queue)
-{
+static struct pc_node *pop(struct pc_queue *queue) {
     struct pc_node *node = queue->head;
     if (!node)
         return NULL;
@@ -81,8 +75,7 @@ static struct pc_node *pop(struct pc_queue *queue)
     return node;
 }
 
-static void fill_slot(pc_core *core, struct pc_slot *slot, struct pc_node *node)
-{
+static void fill_slot(pc_core *core, struct pc_slot *slot, struct pc_node *node) {
     struct pc_op *op = node->op;
     struct pc_header header = {.type = node->type,
                                .epoch = core->epoch,
@@ -115,8 +108,7 @@ static void fill_slot(pc_core *core, struct pc_slot *slot, struct pc_node *node)
     pc_header_put(slot->header, &header, slot->payload);
 }
 
-static void fill(pc_core *core, struct pc_link *link)
-{
+static void fill(pc_core *core, struct pc_link *link) {
     size_t bytes = 0;
     for (uint32_t i = 0; i < link->slot_count; i++)
         bytes += link->slots[(link->slot_first + i) % PC_BATCH].length;
@@ -138,8 +130,8 @@ static void fill(pc_core *core, struct pc_link *link)
     }
 }
 
-static void add(struct pc_slice slices[], int *count, const uint8_t *ptr, size_t len, size_t *skip)
-{
+static void add(struct pc_slice slices[], int *count, const uint8_t *ptr, size_t len,
+                size_t *skip) {
     if (*skip >= len) {
         *skip -= len;
         return;
@@ -149,8 +141,7 @@ static void add(struct pc_slice slices[], int *count, const uint8_t *ptr, size_t
     (*count)++;
 }
 
-int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX])
-{
+int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX]) {
     struct pc_link *link = &core->links[which];
     int count = 0;
     if (!link->up || core->stopped || link->bad)
@@ -171,8 +162,7 @@ int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX])
     return count;
 }
 
-static void finish(pc_core *core, struct pc_slot *slot)
-{
+static void finish(pc_core *core, struct pc_slot *slot) {
     struct pc_node *node = slot->node;
     core->stats.frames_sent++;
     if (!node)
@@ -190,8 +180,7 @@ static void finish(pc_core *core, struct pc_slot *slot)
     }
 }
 
-void pc_core_sent(pc_core *core, int which, size_t n)
-{
+void pc_core_sent(pc_core *core, int which, size_t n) {
     struct pc_link *link = &core->links[which];
     core->stats.bytes_sent += n;
     while (n && link->slot_count) {

@@ -17,8 +17,8 @@ void pc_names_init(struct pc_names *names);
 void pc_names_free(struct pc_names *names);
 void pc_names_clear(struct pc_names *names);
 
-/* Counts one more use of `name` (not 0) and returns its number, from 1; 0: too many names, or out of
- * memory. */
+/* Counts one more use of `name` (not 0) and returns its number, from 1; 0: too many names, or out
+ * of memory. */
 uint32_t pc_names_use(struct pc_names *names, uint64_t name);
 
 /* The 32-bit op number of the use-th op of a name. */

@@ -15,8 +15,7 @@ union address {
     struct sockaddr_in6 v6;
 };
 
-static socklen_t parse(const char *host, uint16_t port, union address *out)
-{
+static socklen_t parse(const char *host, uint16_t port, union address *out) {
     memset(out, 0, sizeof *out);
     if (inet_pton(AF_INET, host, &out->v4.sin_addr) == 1) {
         out->v4.sin_family = AF_INET;
@@ -31,22 +30,19 @@ static socklen_t parse(const char *host, uint16_t port, union address *out)
     return 0;
 }
 
-bool pc_net_is_numeric(const char *host)
-{
+bool pc_net_is_numeric(const char *host) {
     union address address;
     return parse(host, 0, &address) != 0;
 }
 
-static int fail(int fd)
-{
+static int fail(int fd) {
     int error = errno;
     if (fd >= 0)
         close(fd);
     return -error;
 }
 
-int pc_net_listen(const char *host, uint16_t *port)
-{
+int pc_net_listen(const char *host, uint16_t *port) {
     union address address;
     socklen_t length = parse(host, *port, &address);
     if (!length)
@@ -67,14 +63,12 @@ int pc_net_listen(const char *host, uint16_t *port)
     return fd;
 }
 
-static void tune(int fd)
-{
+static void tune(int fd) {
     int on = 1; /* a frame that waits for more bytes costs 40 ms */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-int pc_net_connect(const char *host, uint16_t port)
-{
+int pc_net_connect(const char *host, uint16_t port) {
     union address address;
     socklen_t length = parse(host, port, &address);
     if (!length)
@@ -88,8 +82,7 @@ int pc_net_connect(const char *host, uint16_t port)
     return fd;
 }
 
-int pc_net_connected(int fd)
-{
+int pc_net_connected(int fd) {
     int error = 0;
     socklen_t length = sizeof error;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
@@ -97,8 +90,7 @@ int pc_net_connected(int fd)
     return -error;
 }
 
-int pc_net_accept(int fd)
-{
+int pc_net_accept(int fd) {
     int accepted = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (accepted < 0)
         return -errno;
@@ -106,8 +98,7 @@ int pc_net_accept(int fd)
     return accepted;
 }
 
-long pc_net_recv(int fd, void *to, size_t n)
-{
+long pc_net_recv(int fd, void *to, size_t n) {
     ssize_t got;
     do
         got = recv(fd, to, n, 0);
@@ -115,8 +106,7 @@ long pc_net_recv(int fd, void *to, size_t n)
     return got < 0 ? -(long)errno : (long)got;
 }
 
-long pc_net_send(int fd, struct iovec *slices, int count)
-{
+long pc_net_send(int fd, struct iovec *slices, int count) {
     struct msghdr message = {.msg_iov = slices, .msg_iovlen = (size_t)count};
     ssize_t sent;
     do

@@ -1,5 +1,5 @@
-/* net: the few socket calls that the shell makes. Every descriptor is non-blocking and close-on-exec.
- * Thread: any. Errors: negative errno. */
+/* net: the few socket calls that the shell makes. Every descriptor is non-blocking and
+ * close-on-exec. Thread: any. Errors: negative errno. */
 #ifndef PC_NET_H
 #define PC_NET_H
 

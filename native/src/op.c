@@ -8,21 +8,18 @@
 #include "check.h"
 #include "internal.h"
 
-static uint32_t bucket_of(uint64_t id)
-{
+static uint32_t bucket_of(uint64_t id) {
     return (uint32_t)(id * UINT64_C(0x9E3779B97F4A7C15) >> 54) % PC_OP_BUCKETS;
 }
 
-struct pc_op *pc_op_find(const pc_core *core, uint64_t id)
-{
+struct pc_op *pc_op_find(const pc_core *core, uint64_t id) {
     for (struct pc_op *op = core->buckets[bucket_of(id)]; op; op = op->hash_next)
         if (op->id == id)
             return op;
     return NULL;
 }
 
-struct pc_op *pc_op_get(pc_core *core, uint64_t id)
-{
+struct pc_op *pc_op_get(pc_core *core, uint64_t id) {
     struct pc_op *op = pc_op_find(core, id);
     if (op)
         return op;
@@ -46,8 +43,7 @@ struct pc_op *pc_op_get(pc_core *core, uint64_t id)
     return op;
 }
 
-void pc_op_unpost(pc_core *core, struct pc_op *op)
-{
+void pc_op_unpost(pc_core *core, struct pc_op *op) {
     if (!op->event_queued)
         return;
     struct pc_op **at = &core->event_head;
@@ -59,8 +55,7 @@ void pc_op_unpost(pc_core *core, struct pc_op *op)
     op->event_queued = false;
 }
 
-void pc_op_forget(pc_core *core, struct pc_op *op)
-{
+void pc_op_forget(pc_core *core, struct pc_op *op) {
     PC_ASSERT(op->state != PC_RUNNING);
     PC_ASSERT(!op->starting);
     pc_op_unpost(core, op);
@@ -85,8 +80,7 @@ void pc_op_forget(pc_core *core, struct pc_op *op)
 }
 
 bool pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
-                         uint64_t now_ns)
-{
+                         uint64_t now_ns) {
     PC_ASSERT(op->state == PC_FOREIGN);
     size_t element_bytes = pccl_dtype_size(args->dtype);
     uint32_t segments = pc_core_segments(core, args->dtype, args->count);
@@ -127,8 +121,7 @@ bool pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *
     return true;
 }
 
-void pc_op_undo(struct pc_op *op)
-{
+void pc_op_undo(struct pc_op *op) {
     if (!op->undo)
         return;
     for (uint32_t i = 0; i < op->segment_count; i++)
@@ -138,8 +131,7 @@ void pc_op_undo(struct pc_op *op)
         }
 }
 
-void pc_op_post(pc_core *core, struct pc_op *op, uint8_t event)
-{
+void pc_op_post(pc_core *core, struct pc_op *op, uint8_t event) {
     op->events |= event;
     if (op->event_queued)
         return;
@@ -149,8 +141,7 @@ void pc_op_post(pc_core *core, struct pc_op *op, uint8_t event)
     core->event_tail = &op->event_next;
 }
 
-static void leave_start_list(pc_core *core, struct pc_op *op)
-{
+static void leave_start_list(pc_core *core, struct pc_op *op) {
     if (!op->starting)
         return;
     struct pc_op **at = &core->start_head;
@@ -162,8 +153,7 @@ static void leave_start_list(pc_core *core, struct pc_op *op)
     op->starting = false;
 }
 
-void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text)
-{
+void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
     PC_ASSERT(op->state == PC_RUNNING);
     leave_start_list(core, op);
     if (status == PCCL_OK) {
@@ -189,13 +179,11 @@ void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text)
     pc_op_post(core, op, PC_OP_EVENT_ENDED);
 }
 
-uint8_t *pc_op_address(const struct pc_op *op, uint32_t segment)
-{
+uint8_t *pc_op_address(const struct pc_op *op, uint32_t segment) {
     return op->data + segment * op->segment_elements * op->element_bytes;
 }
 
-uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment)
-{
+uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment) {
     uint64_t first = segment * op->segment_elements;
     if (first >= op->desc.count)
         return 0;
@@ -203,26 +191,22 @@ uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment)
     return left < op->segment_elements ? left : op->segment_elements;
 }
 
-size_t pc_op_bytes(const struct pc_op *op, uint32_t segment)
-{
+size_t pc_op_bytes(const struct pc_op *op, uint32_t segment) {
     return pc_op_elements(op, segment) * op->element_bytes;
 }
 
-bool pc_op_small(const struct pc_op *op)
-{
+bool pc_op_small(const struct pc_op *op) {
     return op->desc.count * op->element_bytes <= PC_SMALL_OP_BYTES;
 }
 
-bool pc_op_is_past(const pc_core *core, uint64_t id)
-{
+bool pc_op_is_past(const pc_core *core, uint64_t id) {
     const struct pc_op *op = pc_op_find(core, id);
     if (op)
         return op->state == PC_STABLE || op->state == PC_RAISED;
     return !pc_is_named(id) && pc_number(id) <= core->submitted;
 }
 
-uint32_t pc_op_stable(const pc_core *core)
-{
+uint32_t pc_op_stable(const pc_core *core) {
     uint32_t stable = core->submitted;
     for (const struct pc_op *op = core->ops_head; op; op = op->next)
         if (!pc_is_named(op->id) && (op->state == PC_RUNNING || op->state == PC_RAISED) &&
@@ -231,8 +215,7 @@ uint32_t pc_op_stable(const pc_core *core)
     return stable;
 }
 
-void pc_op_sweep(pc_core *core)
-{
+void pc_op_sweep(pc_core *core) {
     uint32_t stable = pc_op_stable(core);
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;

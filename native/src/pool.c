@@ -5,13 +5,11 @@
 
 #include "check.h"
 
-void pc_pool_init(struct pc_pool *pool, size_t buffer_bytes)
-{
+void pc_pool_init(struct pc_pool *pool, size_t buffer_bytes) {
     *pool = (struct pc_pool){.buffer_bytes = buffer_bytes};
 }
 
-void pc_pool_free(struct pc_pool *pool)
-{
+void pc_pool_free(struct pc_pool *pool) {
     while (pool->all) {
         struct pc_buffer *buffer = pool->all;
         pool->all = buffer->all_next;
@@ -21,8 +19,7 @@ void pc_pool_free(struct pc_pool *pool)
     *pool = (struct pc_pool){0};
 }
 
-static struct pc_buffer *make(struct pc_pool *pool)
-{
+static struct pc_buffer *make(struct pc_pool *pool) {
     struct pc_buffer *buffer = calloc(1, sizeof *buffer);
     if (!buffer)
         return NULL;
@@ -37,8 +34,7 @@ static struct pc_buffer *make(struct pc_pool *pool)
     return buffer;
 }
 
-struct pc_buffer *pc_pool_take(struct pc_pool *pool)
-{
+struct pc_buffer *pc_pool_take(struct pc_pool *pool) {
     struct pc_buffer *buffer = pool->free;
     if (!buffer)
         return pool->count < pool->count_max ? make(pool) : NULL;
@@ -47,15 +43,13 @@ struct pc_buffer *pc_pool_take(struct pc_pool *pool)
     return buffer;
 }
 
-void pc_pool_put(struct pc_pool *pool, struct pc_buffer *buffer)
-{
+void pc_pool_put(struct pc_pool *pool, struct pc_buffer *buffer) {
     PC_ASSERT(buffer);
     buffer->next = pool->free;
     pool->free = buffer;
 }
 
-void pc_pool_put_all(struct pc_pool *pool)
-{
+void pc_pool_put_all(struct pc_pool *pool) {
     pool->free = NULL;
     for (struct pc_buffer *buffer = pool->all; buffer; buffer = buffer->all_next) {
         buffer->next = pool->free;

@@ -71,65 +71,97 @@ INLINE double f64_max(double x, double y) {
  * wide and unsigned, since the promotion of uint16_t to int would overflow. */
 INLINE void integer_sum(size_t bytes, void *out, const void *a, const void *b, size_t count) {
     switch (bytes) {
-    case 1: LOOP(uint8_t, (uint32_t)x + (uint32_t)y);
-    case 2: LOOP(uint16_t, (uint32_t)x + (uint32_t)y);
-    case 4: LOOP(uint32_t, x + y);
-    case 8: LOOP(uint64_t, x + y);
-    default: PC_UNREACHABLE();
+    case 1:
+        LOOP(uint8_t, (uint32_t)x + (uint32_t)y);
+    case 2:
+        LOOP(uint16_t, (uint32_t)x + (uint32_t)y);
+    case 4:
+        LOOP(uint32_t, x + y);
+    case 8:
+        LOOP(uint64_t, x + y);
+    default:
+        PC_UNREACHABLE();
     }
 }
 
 INLINE void integer_prod(size_t bytes, void *out, const void *a, const void *b, size_t count) {
     switch (bytes) {
-    case 1: LOOP(uint8_t, (uint32_t)x * (uint32_t)y);
-    case 2: LOOP(uint16_t, (uint32_t)x * (uint32_t)y);
-    case 4: LOOP(uint32_t, x * y);
-    case 8: LOOP(uint64_t, x * y);
-    default: PC_UNREACHABLE();
+    case 1:
+        LOOP(uint8_t, (uint32_t)x *(uint32_t)y);
+    case 2:
+        LOOP(uint16_t, (uint32_t)x *(uint32_t)y);
+    case 4:
+        LOOP(uint32_t, x *y);
+    case 8:
+        LOOP(uint64_t, x *y);
+    default:
+        PC_UNREACHABLE();
     }
 }
 
 INLINE void integer_min(int dtype, void *out, const void *a, const void *b, size_t count) {
     switch (dtype) {
-    case PCCL_UINT8: LOOP(uint8_t, x < y ? x : y);
-    case PCCL_INT8: LOOP(int8_t, x < y ? x : y);
-    case PCCL_INT16: LOOP(int16_t, x < y ? x : y);
-    case PCCL_INT32: LOOP(int32_t, x < y ? x : y);
-    case PCCL_INT64: LOOP(int64_t, x < y ? x : y);
-    default: PC_UNREACHABLE();
+    case PCCL_UINT8:
+        LOOP(uint8_t, x < y ? x : y);
+    case PCCL_INT8:
+        LOOP(int8_t, x < y ? x : y);
+    case PCCL_INT16:
+        LOOP(int16_t, x < y ? x : y);
+    case PCCL_INT32:
+        LOOP(int32_t, x < y ? x : y);
+    case PCCL_INT64:
+        LOOP(int64_t, x < y ? x : y);
+    default:
+        PC_UNREACHABLE();
     }
 }
 
 INLINE void integer_max(int dtype, void *out, const void *a, const void *b, size_t count) {
     switch (dtype) {
-    case PCCL_UINT8: LOOP(uint8_t, x > y ? x : y);
-    case PCCL_INT8: LOOP(int8_t, x > y ? x : y);
-    case PCCL_INT16: LOOP(int16_t, x > y ? x : y);
-    case PCCL_INT32: LOOP(int32_t, x > y ? x : y);
-    case PCCL_INT64: LOOP(int64_t, x > y ? x : y);
-    default: PC_UNREACHABLE();
+    case PCCL_UINT8:
+        LOOP(uint8_t, x > y ? x : y);
+    case PCCL_INT8:
+        LOOP(int8_t, x > y ? x : y);
+    case PCCL_INT16:
+        LOOP(int16_t, x > y ? x : y);
+    case PCCL_INT32:
+        LOOP(int32_t, x > y ? x : y);
+    case PCCL_INT64:
+        LOOP(int64_t, x > y ? x : y);
+    default:
+        PC_UNREACHABLE();
     }
 }
 
 INLINE void f32_combine(int reduce, void *out, const void *a, const void *b, size_t count) {
     switch (reduce) {
     case PCCL_SUM:
-    case PCCL_AVG: LOOP(float, f32_canonical(x + y));
-    case PCCL_PROD: LOOP(float, f32_canonical(x * y));
-    case PCCL_MIN: LOOP(float, f32_min(x, y));
-    case PCCL_MAX: LOOP(float, f32_max(x, y));
-    default: PC_UNREACHABLE();
+    case PCCL_AVG:
+        LOOP(float, f32_canonical(x + y));
+    case PCCL_PROD:
+        LOOP(float, f32_canonical(x * y));
+    case PCCL_MIN:
+        LOOP(float, f32_min(x, y));
+    case PCCL_MAX:
+        LOOP(float, f32_max(x, y));
+    default:
+        PC_UNREACHABLE();
     }
 }
 
 INLINE void f64_combine(int reduce, void *out, const void *a, const void *b, size_t count) {
     switch (reduce) {
     case PCCL_SUM:
-    case PCCL_AVG: LOOP(double, f64_canonical(x + y));
-    case PCCL_PROD: LOOP(double, f64_canonical(x * y));
-    case PCCL_MIN: LOOP(double, f64_min(x, y));
-    case PCCL_MAX: LOOP(double, f64_max(x, y));
-    default: PC_UNREACHABLE();
+    case PCCL_AVG:
+        LOOP(double, f64_canonical(x + y));
+    case PCCL_PROD:
+        LOOP(double, f64_canonical(x * y));
+    case PCCL_MIN:
+        LOOP(double, f64_min(x, y));
+    case PCCL_MAX:
+        LOOP(double, f64_max(x, y));
+    default:
+        PC_UNREACHABLE();
     }
 }
 
@@ -137,40 +169,58 @@ INLINE void f64_combine(int reduce, void *out, const void *a, const void *b, siz
 #define COMBINE_16(widen, narrow)                                                                  \
     switch (reduce) {                                                                              \
     case PCCL_SUM:                                                                                 \
-    case PCCL_AVG: LOOP(uint16_t, narrow(widen(x) + widen(y)));                                    \
-    case PCCL_PROD: LOOP(uint16_t, narrow(widen(x) * widen(y)));                                   \
-    case PCCL_MIN: LOOP(uint16_t, narrow(f32_min(widen(x), widen(y))));                            \
-    case PCCL_MAX: LOOP(uint16_t, narrow(f32_max(widen(x), widen(y))));                            \
-    default: PC_UNREACHABLE();                                                                     \
+    case PCCL_AVG:                                                                                 \
+        LOOP(uint16_t, narrow(widen(x) + widen(y)));                                               \
+    case PCCL_PROD:                                                                                \
+        LOOP(uint16_t, narrow(widen(x) * widen(y)));                                               \
+    case PCCL_MIN:                                                                                 \
+        LOOP(uint16_t, narrow(f32_min(widen(x), widen(y))));                                       \
+    case PCCL_MAX:                                                                                 \
+        LOOP(uint16_t, narrow(f32_max(widen(x), widen(y))));                                       \
+    default:                                                                                       \
+        PC_UNREACHABLE();                                                                          \
     }
 
-INLINE void f16_combine(int reduce, void *out, const void *a, const void *b, size_t count) {
-    COMBINE_16(pc_f16_widen, pc_f16_narrow)
-}
+INLINE void f16_combine(int reduce, void *out, const void *a, const void *b,
+                        size_t count){COMBINE_16(pc_f16_widen, pc_f16_narrow)}
 
-INLINE void bf16_combine(int reduce, void *out, const void *a, const void *b, size_t count) {
-    COMBINE_16(pc_bf16_widen, pc_bf16_narrow)
-}
+INLINE void bf16_combine(int reduce, void *out, const void *a, const void *b,
+                         size_t count){COMBINE_16(pc_bf16_widen, pc_bf16_narrow)}
 
 INLINE void combine(int dtype, int reduce, void *out, const void *a, const void *b, size_t count) {
     switch (dtype) {
-    case PCCL_FLOAT16: f16_combine(reduce, out, a, b, count); return;
-    case PCCL_BFLOAT16: bf16_combine(reduce, out, a, b, count); return;
-    case PCCL_FLOAT32: f32_combine(reduce, out, a, b, count); return;
-    case PCCL_FLOAT64: f64_combine(reduce, out, a, b, count); return;
-    default: break;
+    case PCCL_FLOAT16:
+        f16_combine(reduce, out, a, b, count);
+        return;
+    case PCCL_BFLOAT16:
+        bf16_combine(reduce, out, a, b, count);
+        return;
+    case PCCL_FLOAT32:
+        f32_combine(reduce, out, a, b, count);
+        return;
+    case PCCL_FLOAT64:
+        f64_combine(reduce, out, a, b, count);
+        return;
+    default:
+        break;
     }
-    size_t bytes = dtype == PCCL_INT16   ? 2
-                   : dtype == PCCL_INT32 ? 4
-                   : dtype == PCCL_INT64 ? 8
-                                         : 1;
+    size_t bytes = dtype == PCCL_INT16 ? 2 : dtype == PCCL_INT32 ? 4 : dtype == PCCL_INT64 ? 8 : 1;
     switch (reduce) {
     case PCCL_SUM:
-    case PCCL_AVG: integer_sum(bytes, out, a, b, count); return;
-    case PCCL_PROD: integer_prod(bytes, out, a, b, count); return;
-    case PCCL_MIN: integer_min(dtype, out, a, b, count); return;
-    case PCCL_MAX: integer_max(dtype, out, a, b, count); return;
-    default: PC_UNREACHABLE();
+    case PCCL_AVG:
+        integer_sum(bytes, out, a, b, count);
+        return;
+    case PCCL_PROD:
+        integer_prod(bytes, out, a, b, count);
+        return;
+    case PCCL_MIN:
+        integer_min(dtype, out, a, b, count);
+        return;
+    case PCCL_MAX:
+        integer_max(dtype, out, a, b, count);
+        return;
+    default:
+        PC_UNREACHABLE();
     }
 }
 
@@ -194,16 +244,26 @@ INLINE void average(int dtype, void *data, size_t count, uint32_t contributors) 
     const float divisor = (float)contributors;
     const int64_t whole = (int64_t)contributors;
     switch (dtype) {
-    case PCCL_UINT8: EACH(uint8_t, x / contributors);
-    case PCCL_INT8: EACH(int8_t, x / whole);
-    case PCCL_INT16: EACH(int16_t, x / whole);
-    case PCCL_INT32: EACH(int32_t, x / whole);
-    case PCCL_INT64: EACH(int64_t, x / whole);
-    case PCCL_FLOAT16: EACH(uint16_t, pc_f16_narrow(pc_f16_widen(x) / divisor));
-    case PCCL_BFLOAT16: EACH(uint16_t, pc_bf16_narrow(pc_bf16_widen(x) / divisor));
-    case PCCL_FLOAT32: EACH(float, f32_canonical(x / divisor));
-    case PCCL_FLOAT64: EACH(double, f64_canonical(x / (double)contributors));
-    default: PC_UNREACHABLE();
+    case PCCL_UINT8:
+        EACH(uint8_t, x / contributors);
+    case PCCL_INT8:
+        EACH(int8_t, x / whole);
+    case PCCL_INT16:
+        EACH(int16_t, x / whole);
+    case PCCL_INT32:
+        EACH(int32_t, x / whole);
+    case PCCL_INT64:
+        EACH(int64_t, x / whole);
+    case PCCL_FLOAT16:
+        EACH(uint16_t, pc_f16_narrow(pc_f16_widen(x) / divisor));
+    case PCCL_BFLOAT16:
+        EACH(uint16_t, pc_bf16_narrow(pc_bf16_widen(x) / divisor));
+    case PCCL_FLOAT32:
+        EACH(float, f32_canonical(x / divisor));
+    case PCCL_FLOAT64:
+        EACH(double, f64_canonical(x / (double)contributors));
+    default:
+        PC_UNREACHABLE();
     }
 }
 
@@ -235,10 +295,18 @@ AVX2 INLINE void f16_loop(int reduce, uint16_t *out, const uint16_t *a, const ui
         __m256 y = _mm256_cvtph_ps(load_8(b + i));
         __m256 r;
         switch (reduce) {
-        case PCCL_PROD: r = _mm256_mul_ps(x, y); break;
-        case PCCL_MIN: r = _mm256_or_ps(_mm256_min_ps(x, y), _mm256_min_ps(y, x)); break;
-        case PCCL_MAX: r = _mm256_and_ps(_mm256_max_ps(x, y), _mm256_max_ps(y, x)); break;
-        default: r = _mm256_add_ps(x, y); break;
+        case PCCL_PROD:
+            r = _mm256_mul_ps(x, y);
+            break;
+        case PCCL_MIN:
+            r = _mm256_or_ps(_mm256_min_ps(x, y), _mm256_min_ps(y, x));
+            break;
+        case PCCL_MAX:
+            r = _mm256_and_ps(_mm256_max_ps(x, y), _mm256_max_ps(y, x));
+            break;
+        default:
+            r = _mm256_add_ps(x, y);
+            break;
         }
         /* NaN of infinity less infinity is in r, NaN that MIN and MAX must keep in x or y */
         __m256 either = _mm256_cmp_ps(x, y, _CMP_UNORD_Q);
@@ -273,11 +341,20 @@ AVX2 static void combine_avx2(int dtype, int reduce, void *out, const void *a, c
     }
     switch (reduce) { /* a constant in each call, so that the choice leaves the loop */
     case PCCL_SUM:
-    case PCCL_AVG: f16_loop(PCCL_SUM, out, a, b, count); return;
-    case PCCL_PROD: f16_loop(PCCL_PROD, out, a, b, count); return;
-    case PCCL_MIN: f16_loop(PCCL_MIN, out, a, b, count); return;
-    case PCCL_MAX: f16_loop(PCCL_MAX, out, a, b, count); return;
-    default: PC_UNREACHABLE();
+    case PCCL_AVG:
+        f16_loop(PCCL_SUM, out, a, b, count);
+        return;
+    case PCCL_PROD:
+        f16_loop(PCCL_PROD, out, a, b, count);
+        return;
+    case PCCL_MIN:
+        f16_loop(PCCL_MIN, out, a, b, count);
+        return;
+    case PCCL_MAX:
+        f16_loop(PCCL_MAX, out, a, b, count);
+        return;
+    default:
+        PC_UNREACHABLE();
     }
 }
 

@@ -17,7 +17,7 @@
 /* cffi-begin */
 
 #define PC_PATH_PLAIN 0 /* C for the compiler's baseline */
-#define PC_PATH_AVX2 1  /* x86 with AVX2 and F16C */
+#define PC_PATH_AVX2  1 /* x86 with AVX2 and F16C */
 
 /* out[i] = a[i] (reduce) b[i] for `count` elements. dtype: enum pccl_dtype; reduce: enum
  * pccl_reduce, PCCL_AVG adds. `out` may be `a`, `b` or neither; other overlap is a bug. */

@@ -5,8 +5,9 @@
  *   owner-1 ... owner-2   MARK: the last to get the copy knows that all hold it, and says so
  *
  * A segment counts against its starter's window from the start until its mark comes back, so that
- * no peer ever needs more scratch than world x window buffers, whatever the tensor: a link never has
- * to wait for memory. Ops not yet known to be submitted by all may use half of the window at most.
+ * no peer ever needs more scratch than world x window buffers, whatever the tensor: a link never
+ * has to wait for memory. Ops not yet known to be submitted by all may use half of the window at
+ * most.
  *
  * In a repaired view the member named as holder is the owner and only COPY and MARK run again. */
 #include <string.h>
@@ -16,16 +17,14 @@
 #include "internal.h"
 #include "reduce.h"
 
-uint32_t pc_ring_index(const pc_core *core, uint64_t peer)
-{
+uint32_t pc_ring_index(const pc_core *core, uint64_t peer) {
     for (uint32_t i = 0; i < core->world; i++)
         if (core->peers[i] == peer)
             return i;
     return PC_NO_INDEX;
 }
 
-uint32_t pc_ring_owner(const pc_core *core, const struct pc_op *op, uint32_t segment)
-{
+uint32_t pc_ring_owner(const pc_core *core, const struct pc_op *op, uint32_t segment) {
     int32_t holder = op->segments[segment].holder;
     if (holder >= 0)
         return (uint32_t)holder;
@@ -34,19 +33,17 @@ uint32_t pc_ring_owner(const pc_core *core, const struct pc_op *op, uint32_t seg
     return (uint32_t)(((uint64_t)segment + pc_number(op->id)) % core->world);
 }
 
-static uint32_t after(const pc_core *core, uint32_t index)
-{
+static uint32_t after(const pc_core *core, uint32_t index) {
     return (index + 1) % core->world;
 }
 
-static uint32_t before(const pc_core *core, uint32_t index)
-{
+static uint32_t before(const pc_core *core, uint32_t index) {
     return (index + core->world - 1) % core->world;
 }
 
-/* Which peer puts the segment on its way: the holder of a final value, else the owner's successor. */
-static uint32_t starter(const pc_core *core, const struct pc_op *op, uint32_t segment)
-{
+/* Which peer puts the segment on its way: the holder of a final value, else the owner's successor.
+ */
+static uint32_t starter(const pc_core *core, const struct pc_op *op, uint32_t segment) {
     uint32_t owner = pc_ring_owner(core, op, segment);
     if (owner == PC_NO_INDEX)
         return PC_NO_INDEX;
@@ -54,17 +51,16 @@ static uint32_t starter(const pc_core *core, const struct pc_op *op, uint32_t se
     return copy_only ? owner : after(core, owner);
 }
 
-/* ---- the end of a segment --------------------------------------------------------------------- */
+/* ---- the end of a segment ---------------------------------------------------------------------
+ */
 
-void pc_ring_check_end(pc_core *core, struct pc_op *op)
-{
+void pc_ring_check_end(pc_core *core, struct pc_op *op) {
     if (op->state == PC_RUNNING && op->marked_count == op->segment_count)
         pc_op_end(core, op, PCCL_OK, "");
 }
 
 /* The value is in the destination, whole. */
-static void now_final(pc_core *core, struct pc_op *op, uint32_t i, uint16_t contributors)
-{
+static void now_final(pc_core *core, struct pc_op *op, uint32_t i, uint16_t contributors) {
     struct pc_segment *segment = &op->segments[i];
     PC_ASSERT(segment->state == PC_INTACT);
     segment->state = PC_FINAL;
@@ -77,16 +73,14 @@ static void now_final(pc_core *core, struct pc_op *op, uint32_t i, uint16_t cont
     }
 }
 
-static void keep_undo(struct pc_op *op, uint32_t segment)
-{
+static void keep_undo(struct pc_op *op, uint32_t segment) {
     if (!op->undo)
         return;
     const uint8_t *from = pc_op_address(op, segment);
     memcpy(op->undo + (from - op->data), from, pc_op_bytes(op, segment));
 }
 
-static void now_marked(pc_core *core, struct pc_op *op, uint32_t i)
-{
+static void now_marked(pc_core *core, struct pc_op *op, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
     PC_ASSERT(segment->state == PC_FINAL);
     segment->state = PC_MARKED;
@@ -100,10 +94,10 @@ static void now_marked(pc_core *core, struct pc_op *op, uint32_t i)
     }
 }
 
-/* ---- starting --------------------------------------------------------------------------------- */
+/* ---- starting ---------------------------------------------------------------------------------
+ */
 
-void pc_ring_startable(pc_core *core, struct pc_op *op)
-{
+void pc_ring_startable(pc_core *core, struct pc_op *op) {
     op->cursor = 0;
     if (op->starting)
         return;
@@ -113,8 +107,7 @@ void pc_ring_startable(pc_core *core, struct pc_op *op)
     core->start_tail = &op->start_next;
 }
 
-static bool may_start(const pc_core *core, const struct pc_op *op, size_t bytes, bool *eager)
-{
+static bool may_start(const pc_core *core, const struct pc_op *op, size_t bytes, bool *eager) {
     *eager = false;
     if (op->mismatched || core->in_flight >= core->window)
         return false;
@@ -124,8 +117,7 @@ static bool may_start(const pc_core *core, const struct pc_op *op, size_t bytes,
     return core->eager_in_flight < core->window / 2 && op->eager_bytes + bytes <= PC_EAGER_BYTES;
 }
 
-static void start_segment(pc_core *core, struct pc_op *op, uint32_t i, bool eager)
-{
+static void start_segment(pc_core *core, struct pc_op *op, uint32_t i, bool eager) {
     struct pc_segment *segment = &op->segments[i];
     segment->started = true;
     segment->counted = true;
@@ -143,14 +135,13 @@ static void start_segment(pc_core *core, struct pc_op *op, uint32_t i, bool eage
     }
 }
 
-/* Starts at most one segment of the op. Returns 1: started; 0: the window says no; -1: none left. */
-static int start_one(pc_core *core, struct pc_op *op)
-{
+/* Starts at most one segment of the op. Returns 1: started; 0: the window says no; -1: none left.
+ */
+static int start_one(pc_core *core, struct pc_op *op) {
     for (; op->cursor < op->segment_count; op->cursor++) {
         uint32_t i = op->cursor;
         struct pc_segment *segment = &op->segments[i];
-        if (segment->started || segment->state == PC_MARKED ||
-            starter(core, op, i) != core->self)
+        if (segment->started || segment->state == PC_MARKED || starter(core, op, i) != core->self)
             continue;
         if (segment->holder >= 0 && segment->state != PC_FINAL)
             continue;
@@ -164,8 +155,7 @@ static int start_one(pc_core *core, struct pc_op *op)
     return -1;
 }
 
-void pc_ring_start(pc_core *core)
-{
+void pc_ring_start(pc_core *core) {
     if (core->stopped || core->world < 2)
         return;
     bool progress = true;
@@ -188,11 +178,11 @@ void pc_ring_start(pc_core *core)
     }
 }
 
-/* ---- frames ----------------------------------------------------------------------------------- */
+/* ---- frames -----------------------------------------------------------------------------------
+ */
 
 static void become_final_as_owner(pc_core *core, struct pc_op *op, uint32_t i,
-                                  struct pc_buffer *buffer)
-{
+                                  struct pc_buffer *buffer) {
     struct pc_segment *segment = &op->segments[i];
     uint64_t elements = pc_op_elements(op, i);
     uint8_t *to = pc_op_address(op, i);
@@ -205,16 +195,14 @@ static void become_final_as_owner(pc_core *core, struct pc_op *op, uint32_t i,
     pc_mux_push(core, PC_NEXT, &segment->copy, op, i, PC_COPY);
 }
 
-static void on_sum(pc_core *core, struct pc_op *op, struct pc_buffer *buffer)
-{
+static void on_sum(pc_core *core, struct pc_op *op, struct pc_buffer *buffer) {
     uint32_t i = buffer->header.segment;
     struct pc_segment *segment = &op->segments[i];
     uint32_t owner = pc_ring_owner(core, op, i);
     uint32_t expected =
         (core->self + core->world - after(core, owner)) % core->world; /* inputs so far */
     if (segment->state != PC_INTACT || segment->holder >= 0 || segment->started ||
-        op->desc.kind != PCCL_ALL_REDUCE || !expected ||
-        buffer->header.contributors != expected) {
+        op->desc.kind != PCCL_ALL_REDUCE || !expected || buffer->header.contributors != expected) {
         pc_pool_put(&core->pool, buffer);
         pc_link_spoil(&core->links[PC_PREV], "a partial sum that cannot be");
         return;
@@ -231,8 +219,7 @@ static void on_sum(pc_core *core, struct pc_op *op, struct pc_buffer *buffer)
     pc_mux_push(core, PC_NEXT, &segment->sum, op, i, PC_SUM);
 }
 
-static void on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *buffer)
-{
+static void on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *buffer) {
     uint32_t i = buffer->header.segment;
     struct pc_segment *segment = &op->segments[i];
     uint32_t owner = pc_ring_owner(core, op, i);
@@ -265,8 +252,7 @@ static void on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *buffer)
     pc_ring_check_end(core, op);
 }
 
-static void on_mark(pc_core *core, struct pc_op *op, uint32_t i)
-{
+static void on_mark(pc_core *core, struct pc_op *op, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
     uint32_t owner = pc_ring_owner(core, op, i);
     if (owner == PC_NO_INDEX || segment->state != PC_FINAL || before(core, owner) == core->self) {
@@ -281,8 +267,7 @@ static void on_mark(pc_core *core, struct pc_op *op, uint32_t i)
 }
 
 static void data_frame(pc_core *core, struct pc_op *op, const struct pc_header *header,
-                       struct pc_buffer *buffer)
-{
+                       struct pc_buffer *buffer) {
     if (header->segment >= op->segment_count ||
         (buffer && header->length != pc_op_bytes(op, header->segment))) {
         if (buffer)
@@ -300,10 +285,10 @@ static void data_frame(pc_core *core, struct pc_op *op, const struct pc_header *
         on_mark(core, op, header->segment);
 }
 
-/* ---- announcements ---------------------------------------------------------------------------- */
+/* ---- announcements ----------------------------------------------------------------------------
+ */
 
-static void compare(pc_core *core, struct pc_op *op, int which)
-{
+static void compare(pc_core *core, struct pc_op *op, int which) {
     char mine[64], theirs[64];
     if (op->mismatched || !op->desc_known[which] ||
         !pc_desc_differ(&op->desc, &op->desc_of[which], mine, theirs, sizeof mine))
@@ -313,15 +298,13 @@ static void compare(pc_core *core, struct pc_op *op, int which)
     pc_op_post(core, op, PC_OP_EVENT_MISMATCH);
 }
 
-void pc_ring_announce(pc_core *core, struct pc_op *op)
-{
+void pc_ring_announce(pc_core *core, struct pc_op *op) {
     pc_mux_push(core, PC_NEXT, &op->ready[PC_NEXT], op, 0, PC_READY);
     pc_mux_push(core, PC_PREV, &op->ready[PC_PREV], op, 0, PC_READY);
 }
 
 static void on_ready(pc_core *core, int which, const struct pc_header *header,
-                     const uint8_t *small)
-{
+                     const uint8_t *small) {
     struct pc_desc desc;
     if (!pc_desc_get(small, &desc)) {
         pc_link_spoil(&core->links[which], "a descriptor that cannot be");
@@ -350,16 +333,14 @@ static void on_ready(pc_core *core, int which, const struct pc_header *header,
     }
 }
 
-static void park(struct pc_op *op, struct pc_buffer *buffer)
-{
+static void park(struct pc_op *op, struct pc_buffer *buffer) {
     buffer->next = NULL;
     *op->parked_tail = buffer;
     op->parked_tail = &buffer->next;
 }
 
 void pc_ring_frame(pc_core *core, int which, const struct pc_header *header,
-                   struct pc_buffer *buffer, const uint8_t *small)
-{
+                   struct pc_buffer *buffer, const uint8_t *small) {
     if (header->type == PC_READY) {
         on_ready(core, which, header, small);
         return;
@@ -381,8 +362,7 @@ void pc_ring_frame(pc_core *core, int which, const struct pc_header *header,
         pc_link_spoil(&core->links[PC_PREV], "data of an op that was not announced");
 }
 
-void pc_ring_submitted(pc_core *core, struct pc_op *op)
-{
+void pc_ring_submitted(pc_core *core, struct pc_op *op) {
     pc_ring_announce(core, op);
     compare(core, op, PC_NEXT);
     compare(core, op, PC_PREV);
@@ -402,8 +382,7 @@ void pc_ring_submitted(pc_core *core, struct pc_op *op)
     pc_ring_start(core);
 }
 
-void pc_ring_root_final(struct pc_op *op)
-{
+void pc_ring_root_final(struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++)
         if (op->segments[i].state == PC_INTACT) {
             op->segments[i].state = PC_FINAL;
@@ -413,8 +392,7 @@ void pc_ring_root_final(struct pc_op *op)
 }
 
 /* A ring of one: the inputs are the result, the average of one included. */
-void pc_ring_alone(pc_core *core, struct pc_op *op)
-{
+void pc_ring_alone(pc_core *core, struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++) {
         if (op->segments[i].state == PC_INTACT)
             now_final(core, op, i, 1);

@@ -7,10 +7,10 @@
 #include "check.h"
 #include "internal.h"
 
-/* ---- flush ------------------------------------------------------------------------------------ */
+/* ---- flush ------------------------------------------------------------------------------------
+ */
 
-int pc_core_flush(pc_core *core, uint32_t epoch)
-{
+int pc_core_flush(pc_core *core, uint32_t epoch) {
     if (epoch != core->epoch || !core->epoch)
         return 0;
     core->stopped = true;
@@ -19,15 +19,13 @@ int pc_core_flush(pc_core *core, uint32_t epoch)
     return 1;
 }
 
-static bool reported(const struct pc_op *op, uint32_t stable)
-{
+static bool reported(const struct pc_op *op, uint32_t stable) {
     if (op->state == PC_FOREIGN)
         return false;
     return pc_is_named(op->id) || pc_number(op->id) > stable;
 }
 
-struct pccl_report *pc_core_report(const pc_core *core)
-{
+struct pccl_report *pc_core_report(const pc_core *core) {
     uint32_t stable = pc_op_stable(core);
     uint32_t count = 0;
     size_t bitmap_bytes = 0;
@@ -37,8 +35,7 @@ struct pccl_report *pc_core_report(const pc_core *core)
             bitmap_bytes += (op->segment_count + 7) / 8;
         }
     struct pccl_op_report *ops;
-    struct pccl_report *report =
-        calloc(1, sizeof *report + count * sizeof *ops + bitmap_bytes);
+    struct pccl_report *report = calloc(1, sizeof *report + count * sizeof *ops + bitmap_bytes);
     if (!report)
         return NULL;
     ops = (struct pccl_op_report *)(report + 1);
@@ -68,23 +65,21 @@ struct pccl_report *pc_core_report(const pc_core *core)
     return report;
 }
 
-void pc_core_report_free(struct pccl_report *report)
-{
+void pc_core_report_free(struct pccl_report *report) {
     free(report);
 }
 
-/* ---- install ---------------------------------------------------------------------------------- */
+/* ---- install ----------------------------------------------------------------------------------
+ */
 
-const struct pc_verdict_copy *pc_view_verdict(const pc_core *core, uint64_t id)
-{
+const struct pc_verdict_copy *pc_view_verdict(const pc_core *core, uint64_t id) {
     for (uint32_t i = 0; i < core->verdict_count; i++)
         if (core->verdicts[i].op == id)
             return &core->verdicts[i];
     return NULL;
 }
 
-static void free_verdicts(struct pc_verdict_copy *verdicts, uint32_t count)
-{
+static void free_verdicts(struct pc_verdict_copy *verdicts, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) {
         free(verdicts[i].holders);
         free(verdicts[i].text);
@@ -94,8 +89,7 @@ static void free_verdicts(struct pc_verdict_copy *verdicts, uint32_t count)
 
 /* One allocation attempt for all of the view, before anything changes. */
 static bool copy_view(const struct pccl_view *view, uint64_t **peers,
-                      struct pc_verdict_copy **verdicts)
-{
+                      struct pc_verdict_copy **verdicts) {
     *peers = calloc(view->member_count, sizeof **peers);
     *verdicts = calloc(view->verdict_count ? view->verdict_count : 1, sizeof **verdicts);
     if (!*peers || !*verdicts)
@@ -127,8 +121,7 @@ fail:
     return false;
 }
 
-static void drop_transit(pc_core *core)
-{
+static void drop_transit(pc_core *core) {
     for (int which = 0; which < PC_LINKS; which++) {
         struct pc_link *link = &core->links[which];
         link->buffer = NULL;
@@ -141,8 +134,7 @@ static void drop_transit(pc_core *core)
     core->start_tail = &core->start_head;
 }
 
-static void reset_op(struct pc_op *op)
-{
+static void reset_op(struct pc_op *op) {
     op->starting = false;
     op->mismatched = false;
     op->queued_count = 0;
@@ -154,7 +146,7 @@ static void reset_op(struct pc_op *op)
     op->eager_bytes = 0;
     op->plan_left = 0;
     op->cursor = 0;
-    op->events &= (uint8_t) ~(PC_OP_EVENT_TIMEOUT | PC_OP_EVENT_MISMATCH);
+    op->events &= (uint8_t)~(PC_OP_EVENT_TIMEOUT | PC_OP_EVENT_MISMATCH);
     if (op->state != PC_RUNNING)
         return;
     for (uint32_t i = 0; i < op->segment_count; i++) {
@@ -167,8 +159,7 @@ static void reset_op(struct pc_op *op)
 }
 
 /* Ended ops: a view that decided about them lets go of them (its members have all ended them). */
-static void forget_ended(pc_core *core, bool fresh)
-{
+static void forget_ended(pc_core *core, bool fresh) {
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
         if (op->event_queued)
@@ -182,8 +173,7 @@ static void forget_ended(pc_core *core, bool fresh)
     }
 }
 
-static void all_held(pc_core *core, struct pc_op *op)
-{
+static void all_held(pc_core *core, struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++) {
         PC_ASSERT(op->segments[i].state != PC_INTACT);
         op->segments[i].state = PC_MARKED;
@@ -192,8 +182,7 @@ static void all_held(pc_core *core, struct pc_op *op)
     pc_ring_check_end(core, op);
 }
 
-static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdict_copy *verdict)
-{
+static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdict_copy *verdict) {
     PC_ASSERT(!verdict->holder_count || verdict->holder_count == op->segment_count);
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
@@ -219,8 +208,7 @@ static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdi
     core->plan_left += op->plan_left;
 }
 
-bool pc_view_apply(pc_core *core, struct pc_op *op)
-{
+bool pc_view_apply(pc_core *core, struct pc_op *op) {
     const struct pc_verdict_copy *verdict = pc_view_verdict(core, op->id);
     bool covered = !pc_is_named(op->id) && pc_number(op->id) <= core->stable;
     if (covered || (verdict && verdict->outcome == PCCL_DONE)) {
@@ -245,16 +233,14 @@ bool pc_view_apply(pc_core *core, struct pc_op *op)
     return op->state != PC_RUNNING;
 }
 
-void pc_view_check_repaired(pc_core *core)
-{
+void pc_view_check_repaired(pc_core *core) {
     if (core->plan_left || core->repaired_told)
         return;
     core->repaired_told = true;
     core->repaired_pending = true;
 }
 
-static void enter(pc_core *core, const struct pccl_view *view)
-{
+static void enter(pc_core *core, const struct pccl_view *view) {
     core->epoch = view->epoch;
     core->stopped = false;
     core->self = view->self;
@@ -268,8 +254,7 @@ static void enter(pc_core *core, const struct pccl_view *view)
     core->pool.count_max = core->window * core->world;
 }
 
-int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_ns)
-{
+int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_ns) {
     PC_ASSERT(view->epoch > core->epoch);
     PC_ASSERT(view->member_count && view->self < view->member_count);
     PC_ASSERT(view->members[view->self].peer == core->config.peer);

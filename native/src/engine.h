@@ -1,0 +1,71 @@
+/* engine: what the user threads, the control thread and pccl-io share of one engine, under its
+ * mutex. Only the files that make up the ABI (pccl.c, submit.c, viewcopy.c) see it. */
+#ifndef PC_ENGINE_H
+#define PC_ENGINE_H
+
+#include <pthread.h>
+
+#include "io.h"
+#include "names.h"
+
+#define TICKETS PCCL_OPS_MAX
+
+enum command_type { CMD_SUBMIT, CMD_VIEW, CMD_FLUSH, CMD_FAIL, CMD_STOP };
+
+struct command {
+    struct command *next;
+    enum command_type type;
+    struct pccl_op op;
+    uint64_t op_id;
+    struct pccl_view *view; /* one block, with all it points to */
+    uint32_t epoch;
+    int status;
+    char text[1024];
+};
+
+struct event_node {
+    struct event_node *next;
+    struct pccl_event event;
+};
+
+enum ticket_state { TICKET_FREE = 0, TICKET_RUNNING, TICKET_ENDED };
+
+struct ticket {
+    enum ticket_state state;
+    uint32_t generation;
+    uint64_t op_id;
+    const uint8_t *data;
+    uint64_t bytes;
+    struct pccl_result result;
+    pthread_cond_t ended;
+};
+
+struct pccl_engine {
+    struct pc_io io;
+    pthread_t thread;
+    uint16_t port;
+    int event_fd;
+    pthread_mutex_t mutex; /* all below */
+    struct command *commands, **commands_tail;
+    struct event_node *events, **events_tail;
+    struct ticket tickets[TICKETS];
+    struct pccl_report *report;
+    struct pccl_stats stats;
+    struct pc_names names;
+    uint32_t unnamed;
+    uint64_t submitted;
+    int failed;
+    char failed_text[1024];
+};
+
+/* A zeroed command, or NULL. */
+struct command *pc_command_new(enum command_type type);
+/* Hands it to pccl-io. Caller holds the mutex. */
+void pc_command_push(pccl_engine *engine, struct command *command);
+
+/* Whether a view makes sense for this peer; nothing in it is trusted further. */
+bool pc_view_is_sound(const struct pccl_view *view, uint64_t self);
+/* One block with all that the view points to, for one free(); NULL: out of memory. */
+struct pccl_view *pc_view_copy(const struct pccl_view *view);
+
+#endif
