@@ -31,18 +31,16 @@ def advance(turn: Turn) -> None:
     state = turn.state
     if state.soft.flush is not None:
         return
-    ready = admissible(state)
+    waits = any(peer in state.connection_of for peer in state.pending)
     if not state.living_count:
-        if ready and _pending_count(state) >= wanted(state):
-            _enlarge(turn, ready)
-        return
-    if not ready:
+        if waits and _pending_count(state) >= wanted(state):
+            _enlarge(turn, admissible(state))
+    elif not waits:
         _release(turn, "nobody waits any more")
-        return
-    if state.soft.admission is None and turn.now >= state.retry_at:
+    elif state.soft.admission is not None:
+        _go_on(turn, state.soft.admission)
+    elif turn.now >= state.retry_at and admissible(state):
         _ask(turn)
-    if turn.soft.admission is not None:
-        _go_on(turn, turn.soft.admission, ready)
 
 
 def deadlines(state: State) -> list[float]:
@@ -126,7 +124,7 @@ def _ask(turn: Turn) -> None:
         turn.send(peer, Ask(state.epoch, number))
 
 
-def _go_on(turn: Turn, admission: Admission, ready: dict[PeerId, Newcomer]) -> None:
+def _go_on(turn: Turn, admission: Admission) -> None:
     state = turn.state
     count = state.living_count
     if admission.targets is None:
@@ -140,7 +138,7 @@ def _go_on(turn: Turn, admission: Admission, ready: dict[PeerId, Newcomer]) -> N
         if text:
             _give_up(turn, text)
         else:
-            _enlarge(turn, ready)
+            _enlarge(turn, admissible(state))
     elif admission.early_since is not None and turn.now >= admission.early_since + EARLY_HOLD_S:
         _release(turn, "not all stand at the same repeated safe point")
         _ask(turn)

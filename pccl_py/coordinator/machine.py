@@ -133,7 +133,7 @@ def _settle(turn: Turn) -> None:
         *admission.deadlines(state),
         *progress.deadlines(state),
     ]
-    # what is due has been looked at just now; if it could not be acted on, an event will change that
+    # what is due was looked at just now; if it could not be acted on, an event will change that
     at = min((time for time in times if time > turn.now), default=None)
     if at != state.timer:
         turn.state = replace(state, timer=at)

@@ -19,29 +19,30 @@ PACE_SHARE = 0.04
 
 
 def tell(turn: Turn) -> None:
-    """Send Waiting to who waits if the text has changed, or if it is time to say it again."""
+    """Send Waiting to who waits if the text has changed, or if it is time to say it again. The text
+    costs time proportional to the members, so it is not looked at in every step."""
     state = turn.state
+    if not state.pending:
+        if state.told:
+            turn.state = replace(state, told="", untold=frozenset())
+        return
+    pace_s = PACE_SHARE * state.config.progress_s
+    due = not state.told or turn.now >= state.looked_at + pace_s
+    if not due and not state.untold:
+        return
     text = waiting_text(state)
-    if not text:
-        if state.told or state.untold:
-            turn.state = replace(state, told="", told_at=turn.now, untold=frozenset())
-        return
-    untold = state.untold
-    for peer in untold:
-        turn.send(peer, Waiting(text))
-    if untold:
-        state = turn.state = replace(state, untold=frozenset())
-    progress_s = state.config.progress_s
-    pace = 0.0 if not state.told else PACE_SHARE * progress_s
-    if text == state.told:
-        pace = progress_s
-    if turn.now < state.told_at + pace:
-        return
-    turn.state = replace(state, told=text, told_at=turn.now)
-    for peer in (p for p in state.pending if p not in untold):
-        turn.send(peer, Waiting(text))
-    if text == state.told:  # it lasts: say it to the members concerned too
-        _tell_members(turn, text)
+    again = turn.now >= state.told_at + state.config.progress_s
+    if due and (text != state.told or again):
+        for peer in state.pending:
+            turn.send(peer, Waiting(text))
+        if text == state.told:  # it lasts: say it to the members concerned too
+            _tell_members(turn, text)
+        state = replace(state, told=text, told_at=turn.now)
+    else:
+        for peer in state.untold:
+            turn.send(peer, Waiting(text))
+    looked_at = turn.now if due else state.looked_at
+    turn.state = replace(state, looked_at=looked_at, untold=frozenset())
 
 
 def _tell_members(turn: Turn, text: str) -> None:
@@ -56,11 +57,7 @@ def _tell_members(turn: Turn, text: str) -> None:
 
 def deadlines(state: State) -> list[float]:
     """When `tell` may have something to say though nothing happens."""
-    text = waiting_text(state)
-    if not text:
-        return []
-    progress_s = state.config.progress_s
-    return [state.told_at + (progress_s if text == state.told else PACE_SHARE * progress_s)]
+    return [state.looked_at + PACE_SHARE * state.config.progress_s] if state.pending else []
 
 
 def awaited(state: State) -> tuple[PeerId, ...]:

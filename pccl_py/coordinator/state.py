@@ -119,7 +119,7 @@ class State:
     them dead. former: ids that were members once, and why not now (R12). rolled: timed-out ops that
     were rolled forward, and when their second deadline ends. plans: decided state elections of
     this line. retry_at: no admission round before. told, told_at: the last Waiting;
-    untold: pending peers that have heard nothing yet."""
+    looked_at: when its text was last made; untold: pending peers that have heard nothing yet."""
 
     config: Config
     boot: int = 0
@@ -140,6 +140,7 @@ class State:
     untold: frozenset[PeerId] = frozenset()
     told: str = ""
     told_at: float = 0.0
+    looked_at: float = 0.0
     timer: float | None = None
     soft: Soft = field(default_factory=Soft)
 

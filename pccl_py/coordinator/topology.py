@@ -81,13 +81,13 @@ def _ring(
             untried.pop()
             used.discard(ring.pop())
             continue
-        if candidate in used or edge(ring[-1], candidate) in broken:
+        if edge(ring[-1], candidate) in broken:
             continue
         ring.append(candidate)
         used.add(candidate)
         if len(ring) == len(members) and edge(candidate, ring[0]) not in broken:
             return tuple(ring)
-        untried.append(iter(members[1:]))
+        untried.append(iter([peer for peer in members if peer not in used]))
     return None
 
 

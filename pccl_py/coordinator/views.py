@@ -247,9 +247,7 @@ def _case(state: State, group: str, answers: Mapping[PeerId, Answer], stay: _Sta
 def _part(turn: Turn, stay: _Stay) -> None:
     """Say farewell to who is not in the next view."""
     gone = {**turn.soft.gone, **dict.fromkeys(stay.left, LEFT), **stay.evicted}
-    turn.soft = replace(
-        turn.soft, gone=gone, flush=None, leaving=frozenset(), repaired=frozenset()
-    )
+    turn.soft = replace(turn.soft, gone=gone, flush=None, leaving=frozenset(), repaired=frozenset())
     for peer in stay.left:
         turn.note("left", ("peer", str(turn.state.members[peer])))
         turn.send(peer, Bye())

@@ -5,7 +5,8 @@ Peers are words; each has an id by order of appearance, and a new connection per
 other messages carry the epoch and round that the coordinator last spoke of, unless told otherwise.
 
     > a hello [epoch=N] [stopped] [holding=BOOT.N] [min=N] [run=R] [group=G]
-    > a drop | leave | refresh | repaired | lost b | timeout OP [text] | sp PASSED SUBMITTED | at POS
+    > a drop | leave | refresh | repaired | lost b | timeout OP [text]
+    > a sp PASSED SUBMITTED | at POSITION
     > a mismatch OP b FIELD MINE THEIRS | offer SEQ REVISION key=digit ...
     > a answer [epoch=N] [stable=N] [unreachable=b] [leaving] OP=R:01 OP=S:2 OP=X:2 (bits: segment 0
       first; S stable, X raised: number of segments; then :late :strict :root=b)

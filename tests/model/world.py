@@ -24,7 +24,7 @@ from pccl_py.types import PeerId, Record
 from tests.model import engine as eng
 from tests.model.engine import Broken, Engine, Frame, require
 
-FAR = 1e6  # timers beyond this never ring
+FAR = 1e5  # timers beyond this never ring
 DETECTION_S, LONG_S = 5.0, 1e7
 GONE = "gone"
 
@@ -135,7 +135,7 @@ class Model:
         if key not in self._k_memo:
             before = self.ks.items[kid]
             after, actions = coordinator.step(before, event, now)
-            after = replace(after, told="", told_at=0.0, untold=frozenset())
+            after = replace(after, told="", told_at=0.0, looked_at=0.0, untold=frozenset())
             if not isinstance(event, ke.Started):
                 invariants.check(before, after, actions)
             self._k_memo[key] = (self.ks.add(after), actions)

@@ -1,0 +1,269 @@
+"""One peer's side: install, flush, level-triggered requests, safe points, ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pccl_py.errors import Code
+from pccl_py.peer import events as pe
+from pccl_py.peer import machine
+from pccl_py.peer import state as ps
+from pccl_py.protocol import messages as m
+from pccl_py.types import GroupRecord, Member, Outcome, PeerId, Record, Verdict
+
+ME, OTHER, THIRD = PeerId(1), PeerId(2), PeerId(3)
+
+
+def record(epoch: int, *peers: PeerId, line: int = 1, fresh: bool = False) -> Record:
+    members = tuple(Member(p, f"w{p}", "g", "h", 1) for p in peers)
+    return Record(line, epoch, fresh, members, (GroupRecord("g", peers),))
+
+
+class Rig:
+    """A peer and what it did last."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.state = ps.initial(
+            run="r",
+            peer=ME,
+            name="w1",
+            group="g",
+            host="h",
+            port=1,
+            min_members=1,
+            detection_s=5.0,
+        )
+
+    def feed(self, event: pe.Event) -> list[pe.Action]:
+        self.state, actions = machine.step(self.state, event, self.now)
+        return [a for a in actions if not isinstance(a, pe.Note)]
+
+    def get(self, message: m.FromCoordinator) -> list[pe.Action]:
+        return self.feed(pe.Received(message))
+
+    def said(self, event: pe.Event) -> list[m.FromPeer]:
+        return [a.message for a in self.feed(event) if isinstance(a, pe.Send)]
+
+
+@pytest.fixture
+def member() -> Rig:
+    rig = Rig()
+    rig.feed(pe.Connected())
+    rig.get(m.Install(record(1, ME, OTHER, fresh=True)))
+    return rig
+
+
+def test_hello_tells_where_it_stands(member: Rig) -> None:
+    member.get(m.Flush(1))
+    member.get(m.Ask(1, (1, 4)))
+    (hello,) = member.said(pe.Connected())
+    assert isinstance(hello, m.Hello)
+    assert (hello.epoch, hello.stopped, hello.holding) == (1, True, (1, 4))
+
+
+def test_an_install_again_is_nothing(member: Rig) -> None:
+    assert member.get(m.Install(record(1, ME, OTHER, fresh=True))) == []
+
+
+def test_a_skipped_view_means_evicted(member: Rig) -> None:
+    (fail,) = member.get(m.Install(record(3, ME, OTHER)))
+    assert isinstance(fail, pe.Fail)
+    assert fail.code == Code.EVICTED
+    assert member.feed(pe.Connected()) == []
+
+
+def test_a_view_without_me_means_evicted(member: Rig) -> None:
+    (fail,) = member.get(m.Install(record(2, OTHER)))
+    assert isinstance(fail, pe.Fail)
+
+
+def test_the_answer_waits_for_the_engine(member: Rig) -> None:
+    assert member.get(m.Flush(1)) == [pe.FlushEngine(1)]
+    assert member.get(m.Flush(1)) == [pe.FlushEngine(1)]
+    member.feed(pe.LinkLost(1, OTHER, "reset"))
+    (answer,) = member.said(pe.Flushed(1, 2, 1, ()))
+    assert answer == m.Answer(1, 2, 1, (), (OTHER,), False)
+    assert member.said(pe.Flushed(0, 2, 1, ())) == []
+
+
+def test_a_flush_of_another_epoch_is_nothing(member: Rig) -> None:
+    assert member.get(m.Flush(0)) == []
+    assert member.get(m.Flush(2)) == []
+
+
+def test_requests_are_said_again(member: Rig) -> None:
+    member.feed(pe.LinkLost(1, OTHER, "reset"))
+    member.feed(pe.OpTimedOut(3, "slow"))
+    member.feed(pe.EngineRepaired(1))
+    member.feed(pe.WantState(1, 7, ()))
+    member.feed(pe.WantLeave())
+    member.feed(pe.Disconnected())
+    said = member.said(pe.Connected())
+    assert [type(x) for x in said] == [
+        m.Hello, m.Lost, m.Repaired, m.Timeout, m.Leave, m.Offer,
+    ]  # fmt: skip
+    actions = member.get(m.Install(record(2, ME, OTHER)))
+    again = [a.message for a in actions if isinstance(a, pe.Send)]
+    assert again == [m.Timeout(2, 3, "slow"), m.Leave(2), m.Offer(2, 1, 7, ())]
+
+
+def test_nothing_is_sent_without_a_connection(member: Rig) -> None:
+    member.feed(pe.Disconnected())
+    assert member.said(pe.WantLeave()) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "asks_again"),
+    [
+        (Verdict(3, Outcome.ABORT, code=3), False),
+        (Verdict(3, Outcome.RUN, holders=(0,)), False),
+        (Verdict(3, Outcome.RUN), True),
+    ],
+)
+def test_a_verdict_ends_a_time_out(member: Rig, verdict: Verdict, asks_again: bool) -> None:
+    member.feed(pe.OpTimedOut(3, "slow"))
+    group = GroupRecord("g", (ME, OTHER), verdicts=(verdict,))
+    new = replace(record(2, ME, OTHER), groups=(group,))
+    actions = member.get(m.Install(new))
+    assert (pe.Send(m.Timeout(2, 3, "slow")) in actions) is asks_again
+
+
+def test_an_op_that_has_ended_is_no_wish(member: Rig) -> None:
+    member.feed(pe.OpTimedOut(3, "slow"))
+    member.get(m.Flush(1))
+    member.feed(pe.Flushed(1, 3, 3, ()))
+    assert member.state.timed_out == {}
+
+
+def test_lost_links_are_news_once(member: Rig) -> None:
+    assert member.said(pe.LinkLost(1, OTHER, "reset")) == [m.Lost(1, OTHER, "reset")]
+    assert member.said(pe.LinkLost(1, OTHER, "reset")) == []
+    assert member.said(pe.LinkLost(0, OTHER, "old")) == []
+    assert member.said(pe.LinkLost(1, THIRD, "stranger")) == []
+    excluded = replace(record(2, ME, OTHER, THIRD), excluded=((ME, OTHER),))
+    member.get(m.Install(excluded))
+    assert member.said(pe.LinkLost(2, OTHER, "known")) == []
+
+
+# ---------------------------------------------------------------- safe points
+
+
+def test_update_costs_nothing_without_a_round(member: Rig) -> None:
+    assert member.feed(pe.SafePoint(1)) == []
+    assert member.state.passed == 1
+
+
+def test_hold_from_ask_and_stand_at_the_target(member: Rig) -> None:
+    member.feed(pe.SafePoint(1))
+    assert member.get(m.Ask(1, (1, 1))) == [pe.Send(m.Sp(1, (1, 1), 1, 1))]
+    assert member.feed(pe.SafePoint(2)) == [pe.Hold()]
+    assert member.feed(pe.Drained(2)) == []
+    assert member.get(m.Target(1, (1, 1), 2)) == [pe.Send(m.At(1, (1, 1), 2))]
+    grown = member.get(m.Install(record(2, ME, OTHER, THIRD, line=2, fresh=True)))
+    assert pe.Resume(grown=True) in grown
+    assert member.state.passed == 0
+
+
+def test_positions_below_the_target_are_passed(member: Rig) -> None:
+    member.get(m.Ask(1, (1, 1)))
+    assert member.feed(pe.SafePoint(1)) == [pe.Hold()]
+    assert member.get(m.Target(1, (1, 1), 3)) == [pe.Resume(grown=False)]
+    assert member.feed(pe.SafePoint(2)) == []
+    assert member.feed(pe.SafePoint(4)) == [pe.Hold()]
+    assert member.feed(pe.Drained(4)) == [pe.Send(m.At(1, (1, 1), 4))]
+
+
+def test_a_repeated_position_is_stood_at(member: Rig) -> None:
+    member.get(m.Ask(1, (1, 1)))
+    member.get(m.Target(1, (1, 1), 1))
+    assert member.feed(pe.SafePoint(0)) == [pe.Hold()]
+    assert member.feed(pe.Drained(0)) == [pe.Send(m.At(1, (1, 1), 0))]
+    assert member.get(m.Target(1, (1, 1), 1)) == [pe.Send(m.At(1, (1, 1), 0))]
+    assert member.get(m.Release(1, (1, 1))) == [pe.Resume(grown=False)]
+
+
+def test_rounds_of_the_past_are_nothing(member: Rig) -> None:
+    member.get(m.Ask(1, (2, 1)))
+    member.feed(pe.SafePoint(1))
+    assert member.get(m.Ask(1, (1, 9))) == []
+    assert member.get(m.Target(1, (1, 9), 0)) == []
+    assert member.get(m.Release(1, (1, 9))) == []
+    assert member.get(m.Release(0, (2, 1))) == []
+    assert member.get(m.Release(1, (2, 1))) == [pe.Resume(grown=False)]
+
+
+def test_a_view_that_only_shrinks_releases(member: Rig) -> None:
+    member.get(m.Ask(1, (1, 1)))
+    member.feed(pe.SafePoint(3))
+    assert pe.Resume(grown=False) in member.get(m.Install(record(2, ME)))
+    assert member.state.passed == 3
+    assert member.feed(pe.SafePoint(3)) == []
+
+
+# ---------------------------------------------------------------- state, ends
+
+
+def test_an_election_is_heard_once_and_offered_again_after_a_hello(member: Rig) -> None:
+    member.feed(pe.WantState(1, 7, ()))
+    plan = m.StatePlan(1, 1, 7, OTHER, ("w",))
+    assert member.get(plan) == [pe.StateElected(1, 7, OTHER, ("w",), "")]
+    assert member.get(plan) == []
+    assert m.Offer(1, 1, 7, ()) in member.said(pe.Connected())
+    member.feed(pe.WantState(2, 8, ()))
+    member.feed(pe.ForgetState(2))
+    assert member.get(m.StatePlan(1, 2, 8, OTHER, ())) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (m.EvictedMsg("why"), Code.EVICTED),
+        (m.Refused(1, "wrong run"), Code.USAGE),
+        (m.Refused(99, "?"), Code.PROTOCOL),
+    ],
+)
+def test_terminal_messages(member: Rig, message: m.FromCoordinator, code: Code) -> None:
+    (fail,) = member.get(message)
+    assert isinstance(fail, pe.Fail)
+    assert fail.code == code
+    assert member.feed(pe.SafePoint(5)) == []
+
+
+def test_bye(member: Rig) -> None:
+    member.feed(pe.WantLeave())
+    assert member.get(m.Bye()) == [pe.Left()]
+
+
+def test_waiting_is_passed_on() -> None:
+    rig = Rig()
+    assert rig.get(m.Waiting("1 of 2")) == [pe.Progress("1 of 2")]
+
+
+def test_a_needed_verdict_that_cannot_be_had(member: Rig) -> None:
+    member.now = 10.0
+    member.feed(pe.Disconnected())
+    member.now = 12.0
+    assert member.feed(pe.OpTimedOut(3, "slow")) == [pe.SetTimer(15.0)]
+    member.now = 15.0
+    (fail,) = member.feed(pe.Tick())
+    assert isinstance(fail, pe.Fail)
+    assert fail.code == Code.COORDINATOR_LOST
+    assert fail.text.startswith("coordinator unreachable for 5.0 s; outcome of op 3 unknown")
+
+
+def test_a_coordinator_that_comes_back_in_time(member: Rig) -> None:
+    member.feed(pe.Disconnected())
+    member.feed(pe.OpTimedOut(3, "slow"))
+    member.now = 3.0
+    actions = member.feed(pe.Connected())
+    assert actions[-1] == pe.SetTimer(None)
+    assert pe.Send(m.Timeout(1, 3, "slow")) in actions
+
+
+def test_without_a_coordinator_and_without_need_nothing_happens(member: Rig) -> None:
+    member.feed(pe.Disconnected())
+    member.now = 1000.0
+    assert member.feed(pe.Tick()) == []
