@@ -19,11 +19,11 @@ CFLAGS=$flags LDFLAGS="-fsanitize=$kind" .venv/bin/python setup.py -q \
 CFLAGS=$flags LDFLAGS="-fsanitize=$kind" .venv/bin/python -m pccl_py.dataplane.build \
     --core "$out/core" > /dev/null
 
-echo "sanitize: tests/dataplane"
+echo "sanitize: tests/dataplane tests/sim"
 # Python itself leaks by design and is not instrumented; torch is left out by these tests.
 # A finding ends the process: --capture=sys leaves its report on the terminal.
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0
 PYTHONPATH="$out/lib" LD_PRELOAD=$runtime exec .venv/bin/python -P -m pytest -q --capture=sys \
-    -o pythonpath="$out/lib ." --core-dir "$out/core" --timeout 600 tests/dataplane
+    -o pythonpath="$out/lib ." --core-dir "$out/core" --timeout 600 tests/dataplane tests/sim
