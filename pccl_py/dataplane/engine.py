@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pccl_py.dataplane._pccl import ffi as _ffi
 from pccl_py.dataplane._pccl import lib as _lib
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.errors import PcclError, ResourceError, UsageError, from_code
+from pccl_py.errors import Evicted, PcclError, ResourceError, UsageError, from_code
 from pccl_py.peer.events import (
     EngineFull,
     EngineRepaired,
@@ -32,6 +35,8 @@ lib: Any = _lib
 
 SCRATCH_BYTES = 64 << 20
 SEGMENTS_MAX = 65536
+CALLS_END_S = 5.0  # a call takes a slice of a wait; one that an interrupt lost is not awaited
+CLOSED = "the communicator was closed before the op ended"
 
 EngineEvent = LinkLost | OpTimedOut | OpMismatched | Flushed | EngineRepaired | EngineFull
 
@@ -57,6 +62,24 @@ class Result:
 
     info: OpInfo
     error: PcclError | None
+
+
+_NOTHING = OpInfo(0, 0, 0, 0, 0, 0.0, "none", "none")
+
+
+class Ticket:
+    """Where the engine writes an op's number and its result. Made before the op is submitted and
+    kept until it has ended, so that an interrupt (Ctrl-C) between two lines loses neither."""
+
+    __slots__ = ("number", "result")
+
+    def __init__(self) -> None:
+        self.number: Any = ffi.new("uint64_t *")
+        self.result: Any = ffi.new("struct pccl_result *", {"status": lib.PCCL_PENDING})
+
+    @property
+    def is_submitted(self) -> bool:
+        return int(self.number[0]) != 0
 
 
 def _text(field: Any) -> str:
@@ -107,6 +130,12 @@ class Engine:
         self._handle: Any = handle[0]
         self._peer = peer
         self._alone = True
+        self._users = 0  # calls under way in other threads; the handle is freed after the last
+        self._idle = threading.Condition()
+        self._gate = threading.Condition()
+        self._calls = 0  # of user threads, in progress
+        self._closed = False
+        self._abandoned = False
 
     # ------------------------------------------------------------ life
 
@@ -119,15 +148,44 @@ class Engine:
         """Readable while events wait."""
         return int(lib.pccl_engine_event_fd(self._handle))
 
+    @contextmanager
+    def _call(self) -> Iterator[bool]:
+        """A user thread's call in progress, which `close` waits for; False: too late, do not."""
+        with self._gate:
+            self._calls += 1
+            usable = not self._closed
+        try:
+            yield usable
+        finally:
+            with self._gate:
+                self._calls -= 1
+                if not self._calls:
+                    self._gate.notify_all()
+
     def close(self) -> None:
-        """Ends the I/O thread and closes every socket. The engine must not be used afterwards, nor
-        by another thread meanwhile."""
+        """Ends the I/O thread and closes every socket; ops in flight end with Evicted for whoever
+        waits for them. Idempotent. The control thread must have ended."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+        lib.pccl_engine_fail(self._handle, lib.PCCL_EVICTED, CLOSED.encode())
+        with self._gate:
+            self._gate.wait_for(lambda: not self._calls, CALLS_END_S)
         lib.pccl_engine_free(self._handle)
         self._handle = ffi.NULL
 
     def abandon_after_fork(self) -> None:
-        """In a forked child: closes the inherited sockets, nothing else."""
-        lib.pccl_engine_abandon_after_fork(self._handle)
+        """In a forked child: closes the inherited sockets; every wait is refused from now on."""
+        self._abandoned = True
+        if not self._closed:
+            self._closed = True
+            lib.pccl_engine_abandon_after_fork(self._handle)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """This is a forked child, where the engine's threads are not."""
+        return self._abandoned
 
     def fail(self, code: int, text: str) -> None:
         """Ends every op, now and later, with this error; links are closed."""
@@ -181,6 +239,7 @@ class Engine:
 
     def submit(
         self,
+        ticket: Ticket,
         buffer: Buffer,
         *,
         kind: int,
@@ -189,9 +248,9 @@ class Engine:
         name: int,
         strict: bool,
         timeout_s: float,
-    ) -> int:
+    ) -> None:
         """Starts an op over `buffer`, which belongs to the engine until `wait` has returned the
-        result; returns the ticket for `wait`. name: 0 (unnamed) or a 64-bit hash.
+        result of `ticket`, a new one. name: 0 (unnamed) or a 64-bit hash.
         Raises UsageError (overlap with a buffer in flight), ResourceError (too many in flight)."""
         op = ffi.new(
             "struct pccl_op *",
@@ -208,8 +267,10 @@ class Engine:
             },
         )
         op_id = ffi.new("uint64_t *")
-        ticket = ffi.new("uint64_t *")
-        status = lib.pccl_engine_submit(self._handle, op, op_id, ticket)
+        with self._call() as usable:
+            if not usable:
+                raise UsageError("the communicator is closed")
+            status = lib.pccl_engine_submit(self._handle, op, op_id, ticket.number)
         if status == lib.PCCL_USAGE:
             raise UsageError(
                 "the buffer overlaps one that is in flight (wait for that op first), or is over "
@@ -220,15 +281,19 @@ class Engine:
             raise ResourceError(
                 errno.ENOMEM, f"no room for another op: {limit} may be in flight; wait for some"
             )
-        return int(ticket[0])
 
-    def wait(self, ticket: int, timeout_ms: int) -> Result | None:
-        """The result of a ticket, once, or None after timeout_ms. Blocks without the GIL."""
-        result = ffi.new("struct pccl_result *")
-        status = lib.pccl_engine_wait(self._handle, ticket, timeout_ms, result)
-        if status == lib.PCCL_PENDING:
+    def wait(self, ticket: Ticket, timeout_ms: int) -> Result | None:
+        """The result of a submitted ticket, or None after timeout_ms. Blocks without the GIL; one
+        thread per ticket at a time."""
+        result = ticket.result
+        if result.status == lib.PCCL_PENDING:
+            with self._call() as usable:
+                if not usable:
+                    return Result(_NOTHING, Evicted(CLOSED))
+                status = lib.pccl_engine_wait(self._handle, ticket.number[0], timeout_ms, result)
+            assert status != lib.PCCL_USAGE, "a ticket is of one engine"
+        if result.status == lib.PCCL_PENDING:
             return None
-        assert status == lib.PCCL_OK, "a ticket is waited for once"
         info = OpInfo(
             contributors_min=result.contributors_min,
             contributors_max=result.contributors_max,
@@ -246,7 +311,8 @@ class Engine:
 
     def submitted(self) -> int:
         """Ops submitted in this line: the safe-point position."""
-        return int(lib.pccl_engine_submitted(self._handle))
+        with self._call() as usable:
+            return int(lib.pccl_engine_submitted(self._handle)) if usable else 0
 
     # ------------------------------------------------------------ events
 
@@ -293,7 +359,10 @@ class Engine:
 
     def stats(self) -> Stats:
         row = ffi.new("struct pccl_stats *")
-        lib.pccl_engine_stats(self._handle, row)
+        with self._call() as usable:
+            if usable:
+                with self._use() as handle:
+            lib.pccl_engine_stats(handle, row)
         return Stats(
             bytes_sent=row.bytes_sent,
             bytes_received=row.bytes_received,
