@@ -188,13 +188,14 @@ def evaluate(model: nn.Module, valid: Tensor, batches: int, context: int) -> flo
 def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # workers share the machine's cores
     train_text, valid_text = load_text(args.data)
+    torch.manual_seed(args.seed)
+    model = GPT(args.layers, args.width, args.heads, args.context)
+    inner = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95))
 
+    # Everything slow is done by now: from its admission on the other members wait for a newcomer.
     with pccl.join(name=args.name, min_members=args.min_members) as comm:  # pccl
         name = comm.members[comm.rank].name
         metrics = Metrics(args.metrics, name)
-        torch.manual_seed(args.seed)
-        model = GPT(args.layers, args.width, args.heads, args.context)
-        inner = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95))
         outer = DiLoCo(model, comm, args.inner_steps, args.outer_lr, args.momentum)  # pccl
         metrics.write(
             "joined", epoch=comm.epoch, rank=comm.rank, world=comm.world_size, round=outer.round
