@@ -130,8 +130,6 @@ class Engine:
         self._handle: Any = handle[0]
         self._peer = peer
         self._alone = True
-        self._users = 0  # calls under way in other threads; the handle is freed after the last
-        self._idle = threading.Condition()
         self._gate = threading.Condition()
         self._calls = 0  # of user threads, in progress
         self._closed = False
@@ -361,8 +359,7 @@ class Engine:
         row = ffi.new("struct pccl_stats *")
         with self._call() as usable:
             if usable:
-                with self._use() as handle:
-            lib.pccl_engine_stats(handle, row)
+                lib.pccl_engine_stats(self._handle, row)
         return Stats(
             bytes_sent=row.bytes_sent,
             bytes_received=row.bytes_received,
