@@ -1,8 +1,8 @@
 """What a user holds: `join` and the Communicator (layer 5).
 
-Checks arguments, turns tensors into buffers, and joins three things that know nothing of each other:
-the engine (bytes), the control thread (membership), and the user's threads, which wait here. Nothing
-is decided here about membership or repair.
+Checks arguments, turns tensors into buffers, and joins three things that know nothing of each
+other: the engine (bytes), the control thread (membership), and the user's threads, which wait here.
+Nothing is decided here about membership or repair.
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ def join(
             min_members=min_members,
             detection_s=timers.detection_s,
         )
-        control = Control(
-            ControlConfig(where, settings.secret, timers, CONNECT_S), first, engine
-        )
+        control = Control(ControlConfig(where, settings.secret, timers, CONNECT_S), first, engine)
     except BaseException:
         engine.close()
         raise
@@ -298,11 +296,9 @@ class Communicator:
         reduce = _OPS.get(op)
         if reduce is None:
             raise UsageError(f"op={op!r} must be one of {', '.join(_OPS)}")
-        pending = self._submit(
+        work = self._submit(
             buffers.of(tensor), ALL_REDUCE, reduce, PeerId(0), name, strict, timeout, "all_reduce"
         )
-        work = Work(pending)
-        pending.work = weakref.ref(work)
         return work if async_op else work.wait()
 
     def broadcast(
@@ -322,19 +318,10 @@ class Communicator:
         members = self.members
         if not isinstance(src, int) or not 0 <= src < len(members):
             raise UsageError(f"src={src!r} must be a rank from 0 to {len(members) - 1}")
-        pending = self._submit(
-            buffers.of(tensor),
-            BROADCAST,
-            ReduceOp.SUM,
-            members[src].peer,
-            name,
-            False,
-            timeout,
-            "broadcast",
-        )
-        work = Work(pending)
-        pending.work = weakref.ref(work)
-        return work.wait()
+        root = members[src].peer
+        return self._submit(
+            buffers.of(tensor), BROADCAST, ReduceOp.SUM, root, name, False, timeout, "broadcast"
+        ).wait()
 
     def barrier(self, *, timeout: float | None = None) -> OpInfo:
         """Returns when every member has called it: an all_reduce of nothing."""
@@ -350,7 +337,7 @@ class Communicator:
         strict: bool,
         timeout: float | None,
         what: str,
-    ) -> Pending:
+    ) -> Work:
         self._check_usable()
         self._raise_dropped()
         if timeout is not None and not timeout > 0:
@@ -360,37 +347,46 @@ class Communicator:
             if not name:
                 raise UsageError("name must not be empty")
             number = xxhash.xxh3_64_intdigest(f"op\0{name}".encode()) or 1
-        ticket = self._engine.submit(
-            buffer,
-            kind=kind,
-            reduce=reduce,
-            root=root,
-            name=number,
-            strict=strict,
-            timeout_s=self._deadline_s if timeout is None else min(timeout, self._deadline_s),
-        )
-        pending = Pending(self._engine, ticket, buffer, f"{what} {name!r}" if name else what)
+        pending = Pending(self._engine, buffer, f"{what} {name!r}" if name else what)
+        work = Work(pending)
+        pending.work = weakref.ref(work)
         with self._lock:
             self._pending.append(pending)
-        return pending
+        try:
+            self._engine.submit(
+                pending.ticket,
+                buffer,
+                kind=kind,
+                reduce=reduce,
+                root=root,
+                name=number,
+                strict=strict,
+                timeout_s=self._deadline_s if timeout is None else min(timeout, self._deadline_s),
+            )
+        finally:
+            if not pending.ticket.is_submitted:
+                with self._lock:
+                    self._pending.remove(pending)
+        return work
 
-    def _start_broadcast(self, buffer: Buffer, root: PeerId, name: str) -> Pending:
-        pending = self._submit(
-            buffer, BROADCAST, ReduceOp.SUM, root, name, False, None, "sync_state"
-        )
-        pending.work = weakref.ref(Work(pending))
-        return pending
+    def _start_broadcast(self, buffer: Buffer, root: PeerId, name: str) -> Work:
+        return self._submit(buffer, BROADCAST, ReduceOp.SUM, root, name, False, None, "sync_state")
 
     def _raise_dropped(self) -> None:
-        """Forgets ops that have ended; the error of one that nobody can ask for any more is ours."""
+        """Forgets ops that are over; the error of one that nobody can ask for any more is ours."""
+        error = self._dropped_error()
+        if error is not None:
+            raise error
+
+    def _dropped_error(self) -> PcclError | None:
         with self._lock:
-            ended = [p for p in self._pending if p.poll() is not None]
-            dropped = [p for p in ended if p.is_dropped]
-            self._pending = [p for p in self._pending if p not in ended]
-        for pending in dropped:
-            result = pending.poll()
-            if result is not None and result.error is not None:
-                raise result.error
+            self._pending = [p for p in self._pending if not p.is_over]
+            dropped = next((p for p in self._pending if p.is_dropped and p.poll()), None)
+            if dropped is None:
+                return None
+            self._pending.remove(dropped)
+        result = dropped.poll()
+        return None if result is None else result.error
 
     # ------------------------------------------------------------ membership
 
@@ -414,11 +410,10 @@ class Communicator:
         until = time.monotonic() + self._deadline_s
         while not mail.wait(lambda: mail.resumed is not None, _sooner(until, PROGRESS_S)):
             if time.monotonic() >= until:
-                error = CoordinatorLost(
+                raise CoordinatorLost(
                     f"held at a safe point for {self._deadline_s:.0f} s without an answer from the "
                     "coordinator"
                 )
-                raise error
             _log.warning("update: %s", mail.progress or "waiting for the coordinator")
 
     def _drain(self) -> None:
@@ -430,9 +425,9 @@ class Communicator:
     def sync_state(self, tensors: dict[str, object], /, revision: int = 0) -> SyncInfo:
         """Makes `tensors` the same, to the bit, on all members of the group, in place.
 
-        The highest revision wins; within it the commonest content; ties go to who joined first. Only
-        keys that differ somewhere are moved. All members call it at the same place in the program,
-        with the same keys, dtypes and counts.
+        The highest revision wins; within it the commonest content; ties go to who joined first.
+        Only keys that differ somewhere are moved. All members call it at the same place in the
+        program, with the same keys, dtypes and counts.
 
         Args: tensors: name -> tensor as for all_reduce; revision: 0 or more, e.g. the round number.
         Returns SyncInfo; its revision is the elected one, its keys those that changed here.
@@ -451,14 +446,16 @@ class Communicator:
         """Leaves gracefully: waits for own ops, serves those who still need this peer, closes.
 
         Idempotent; leaving the `with` block does it. If the coordinator does not answer within 30 s
-        the sockets are closed all the same.
+        the sockets are closed all the same. Raises, when it has left, the error of an op whose Work
+        was dropped.
         """
         if self._closed:
             return
-        self._check_usable(allow_failed=True)
         mail = self._control.mailbox
+        dropped = None
         if mail.failure is None:
             self._drain()
+            dropped = self._dropped_error()
             self._control.post(WantLeave())
             until = time.monotonic() + min(LEAVE_S, self._deadline_s)
             try:
@@ -466,11 +463,18 @@ class Communicator:
             except PcclError as error:  # evicted meanwhile: gone is gone
                 _log.info("leave: %s", error)
         self.close()
+        if dropped is not None:
+            raise dropped
 
     def close(self) -> None:
-        """Closes at once, without leaving: to the others this is a death. Idempotent."""
+        """Closes at once, without leaving: to the others this is a death. Idempotent; ops in flight
+        end with Evicted for whoever waits for them, and their buffers are left alone."""
         if not self._closed:
             self._closed = "closed"
+            with self._lock:
+                running = list(self._pending)
+            for pending in running:
+                pending.poll()  # what has ended well stays so
             self._finalizer()
 
     def stats(self) -> Stats:

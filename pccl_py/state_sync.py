@@ -10,22 +10,30 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import xxhash
 
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.errors import CoordinatorLost, DeadlineExceeded, PeerLost, UsageError
+from pccl_py.errors import (
+    CoordinatorLost,
+    DeadlineExceeded,
+    PcclError,
+    PeerLost,
+    UsageError,
+)
 from pccl_py.peer.control import Control
 from pccl_py.peer.events import ForgetState, StateElected, WantState
 from pccl_py.protocol.messages import StateKey
 from pccl_py.types import PeerId, SyncInfo, peer_text
-from pccl_py.work import Pending
+from pccl_py.work import Work
 
 KEY_BYTES_MAX = 256
+BROADCASTS_MAX = 256  # keys in flight: a quarter of the ops that an engine takes
 ATTEMPTS = 8  # each lost its donor; more deaths than that in one sync is somebody's bug
 
-StartBroadcast = Callable[[Buffer, PeerId, str], Pending]
+StartBroadcast = Callable[[Buffer, PeerId, str], Work]
 
 
 def digest(buffer: Buffer) -> bytes:
@@ -98,17 +106,27 @@ class Syncer:
         return elected
 
     def _fetch(self, found: Mapping[str, Buffer], elected: StateElected) -> None:
-        """Broadcasts every dirty key from the donor; raises when all have ended, if one failed."""
-        works = [
-            self._start(found[key], elected.donor, f"\0state/{elected.seq}/{key}")
-            for key in elected.dirty
-        ]
-        errors = [result.error for work in works if (result := work.wait(None)) is not None]
-        for error in errors:
-            if error is not None:
-                raise error
+        """Broadcasts every dirty key from the donor, a bounded number at a time; raises when all
+        have ended, if one failed. Also after a failure the rest is started: so do the others."""
+        errors: list[PcclError] = []
+        running: deque[Work] = deque()
+        for key in elected.dirty:
+            if len(running) == BROADCASTS_MAX:
+                _collect(running.popleft(), errors)
+            running.append(self._start(found[key], elected.donor, f"\0state/{elected.seq}/{key}"))
+        for work in running:
+            _collect(work, errors)
+        if errors:
+            raise errors[0]
 
     def _name_of(self, peer: PeerId) -> str:
         record = self._control.mailbox.record
         member = record.member(peer) if record is not None else None
         return member.name if member is not None else peer_text(peer)
+
+
+def _collect(work: Work, errors: list[PcclError]) -> None:
+    try:
+        work.wait()
+    except PcclError as error:
+        errors.append(error)

@@ -1,8 +1,8 @@
 """One submitted op, from the user's side (layer 5): waiting, and who owns the buffer meanwhile.
 
 `Pending` is the communicator's record of an op in flight; it keeps the buffer alive and collects
-the result exactly once. `Work` is what a user holds: dropping it lets the op finish, and its error is
-then raised by the communicator's next call.
+the result exactly once. `Work` is what a user holds: dropping it lets the op finish, and its error
+is then raised by the communicator's next call.
 """
 
 from __future__ import annotations
@@ -12,33 +12,43 @@ import time
 import weakref
 
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.dataplane.engine import Engine, Result
-from pccl_py.errors import PcclError
+from pccl_py.dataplane.engine import Engine, Result, Ticket
+from pccl_py.errors import PcclError, UsageError
 from pccl_py.types import OpInfo
 
 SLICE_MS = 100  # a wait looks for signals this often, so that Ctrl-C acts
 
 
 class Pending:
-    """An op in flight. buffer: kept until the engine is done with it."""
+    """An op in flight. buffer: kept until the engine is done with it. Made before the op is
+    submitted with `ticket`, so that an interrupt cannot leave an op that nobody knows of."""
 
-    def __init__(self, engine: Engine, ticket: int, buffer: Buffer, what: str) -> None:
+    def __init__(self, engine: Engine, buffer: Buffer, what: str) -> None:
         self.what = what
+        self.ticket = Ticket()
         self.work: weakref.ref[Work] | None = None
         self._engine = engine
-        self._ticket = ticket
         self._buffer: Buffer | None = buffer
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # one thread waits in the engine, the others for it
         self._result: Result | None = None
+        self._told = False
 
     def poll(self, timeout_ms: int = 0) -> Result | None:
         """The result, or None if the op has not ended within timeout_ms. Any thread."""
-        with self._lock:
-            if self._result is None:
-                self._result = self._engine.wait(self._ticket, timeout_ms)
+        if self._result is not None:
+            return self._result
+        if self._engine.is_abandoned:
+            raise UsageError(f"{self.what}: its result is the parent's, not a forked child's")
+        if not self._lock.acquire(timeout=timeout_ms / 1000):
+            return None
+        try:
+            if self._result is None and self.ticket.is_submitted:
+                self._result = self._engine.wait(self.ticket, timeout_ms)
                 if self._result is not None:
                     self._buffer = None
             return self._result
+        finally:
+            self._lock.release()
 
     def wait(self, until: float | None) -> Result | None:
         """As poll, up to monotonic time `until` (None: as long as the op takes)."""
@@ -50,10 +60,23 @@ class Pending:
             if result is not None or (until is not None and time.monotonic() >= until):
                 return result
 
+    def collect(self, until: float | None) -> Result | None:
+        """As wait, for one who will tell the user: the communicator then says nothing of it."""
+        result = self.wait(until)
+        self._told |= result is not None
+        return result
+
     @property
     def is_dropped(self) -> bool:
-        """Nobody can ask for the outcome any more."""
-        return self.work is None or self.work() is None
+        """Nobody has asked for the outcome, and nobody can any more."""
+        return not self._told and (self.work is None or self.work() is None)
+
+    @property
+    def is_over(self) -> bool:
+        """It has ended and the communicator has nothing to keep it for: no error, or one that the
+        user was told."""
+        result = self.poll()
+        return result is not None and (result.error is None or self._told)
 
 
 class Work:
@@ -71,7 +94,7 @@ class Work:
         within 100 ms and leaves the op running.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        result = self._pending.wait(until)
+        result = self._pending.collect(until)
         if result is None:
             raise TimeoutError(f"{self._pending.what} is still running after {timeout} s")
         if result.error is not None:
@@ -84,5 +107,5 @@ class Work:
 
     def exception(self) -> PcclError | None:
         """The op's error, or None if it ended well or is still running. Never blocks."""
-        result = self._pending.poll()
+        result = self._pending.collect(time.monotonic())
         return None if result is None else result.error

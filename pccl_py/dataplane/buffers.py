@@ -1,7 +1,7 @@
 """What a user passes as a tensor -> where it lies and what it holds (layer 3).
 
-Called by the communicator for every op. It looks, checks and refuses; it copies nothing and must not
-know what an op does. torch is never imported here: whoever passes a torch tensor has done so.
+Called by the communicator for every op. It looks, checks and refuses; it copies nothing and must
+not know what an op does. torch is never imported here: whoever passes a torch tensor has done so.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def _of_torch(tensor: object) -> Buffer:
     if tensor.is_conj() or tensor.is_neg():
         raise UsageError("the tensor is a lazy view: pass tensor.resolve_neg().contiguous()")
     address = tensor.data_ptr() if tensor.numel() else 0
+    if address % tensor.element_size():
+        raise UsageError("the tensor is not aligned to its dtype: pass tensor.clone()")
     return Buffer(address, tensor.numel(), dtype, tuple(tensor.shape), tensor)
 
 
@@ -119,7 +121,8 @@ def _of_view(value: object) -> Buffer:
         raise UsageError("the buffer is read-only: results are written in place, pass a copy")
     if not view.c_contiguous:
         raise UsageError("the buffer is not contiguous: pass a contiguous copy")
-    dtype = _FORMATS.get((view.format.lstrip("@="), view.itemsize))
+    own = "@=<" if sys.byteorder == "little" else "@=>"  # ctypes says its byte order
+    dtype = _FORMATS.get((view.format.lstrip(own), view.itemsize))
     if dtype is None:
         raise UsageError(f"buffer format {view.format!r} is not supported: use one of {SUPPORTED}")
     count = view.nbytes // view.itemsize

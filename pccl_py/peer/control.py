@@ -27,7 +27,15 @@ from zmq.utils.monitor import parse_monitor_message
 
 from pccl_py.config import Timers
 from pccl_py.dataplane.engine import Engine
-from pccl_py.errors import Code, PcclError, ProtocolError, code_of, from_code
+from pccl_py.errors import (
+    Code,
+    CoordinatorLost,
+    Evicted,
+    PcclError,
+    ProtocolError,
+    code_of,
+    from_code,
+)
 from pccl_py.peer import machine
 from pccl_py.peer.events import (
     Action,
@@ -184,8 +192,15 @@ class Control:
     # ------------------------------------------------------------ the thread
 
     def _body(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._main())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._main())
+        finally:
+            self._ready.set()
+            if self._stop is not None and self._stop.is_set():
+                self.mailbox.put(failure=Evicted("the communicator was closed meanwhile"))
+            else:  # a bug, told by threading.excepthook; nobody may wait for ever because of it
+                self._on_failure(CoordinatorLost("the control thread has ended"))
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -225,7 +240,8 @@ class Control:
             try:
                 message = encoding.decode(frames[-1])
             except ProtocolError as error:
-                self._on_failure(from_code(Code.PROTOCOL, f"the coordinator sent what it must not: {error}"))
+                text = f"the coordinator sent what it must not: {error}"
+                self._on_failure(from_code(Code.PROTOCOL, text))
                 continue
             if _is_for_peer(message):
                 self._on_event(Received(message))
