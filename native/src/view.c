@@ -183,7 +183,8 @@ static void all_held(pc_core *core, struct pc_op *op) {
 }
 
 static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdict_copy *verdict) {
-    PC_ASSERT(!verdict->holder_count || verdict->holder_count == op->segment_count);
+    if (verdict->holder_count && verdict->holder_count != op->segment_count)
+        return; /* submitted late and differently: the descriptors will tell, nothing is added */
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         int32_t holder = verdict->holder_count ? verdict->holders[i] : PCCL_HOLDER_REDO;

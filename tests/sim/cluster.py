@@ -63,7 +63,13 @@ class Node:
 
 class Cluster:
     def __init__(
-        self, core: ModuleType, world: int, seed: int, *, segment: int = 64, checksum: bool = True,
+        self,
+        core: ModuleType,
+        world: int,
+        seed: int,
+        *,
+        segment: int = 64,
+        checksum: bool = True,
         scratch: int = 1 << 14,
     ) -> None:
         self.ffi, self.lib = core.ffi, core.lib
@@ -79,8 +85,11 @@ class Cluster:
             config = self.ffi.new(
                 "struct pc_core_config *",
                 {
-                    "peer": 1000 + i, "scratch_bytes": scratch, "segment_bytes_min": segment,
-                    "segment_bytes_max": segment, "checksum_payload": int(checksum),
+                    "peer": 1000 + i,
+                    "scratch_bytes": scratch,
+                    "segment_bytes_min": segment,
+                    "segment_bytes_max": segment,
+                    "checksum_payload": int(checksum),
                 },
             )
             handle = self.ffi.gc(self.lib.pc_core_new(config), self.lib.pc_core_free)
@@ -95,7 +104,9 @@ class Cluster:
         for node in self.nodes:
             self.install(node, {}, 0, fresh=True)
 
-    def install(self, node: Node, verdicts: dict[int, Any], stable: int, *, fresh: bool = False) -> None:
+    def install(
+        self, node: Node, verdicts: dict[int, Any], stable: int, *, fresh: bool = False
+    ) -> None:
         ffi, world = self.ffi, len(self.ring)
         place = self.ring.index(node.index)
         successor, predecessor = self.ring[(place + 1) % world], self.ring[place - 1]
@@ -104,7 +115,9 @@ class Cluster:
         members = ffi.new("struct pccl_member[]", [{"peer": self.nodes[i].peer} for i in self.ring])
         keep: list[Any] = [members]
         rows = ffi.new("struct pccl_verdict[]", max(1, len(verdicts)))
-        for row, (op, (outcome, holders, status, text)) in zip(rows, verdicts.items(), strict=False):
+        for row, (op, (outcome, holders, status, text)) in zip(
+            rows, verdicts.items(), strict=False
+        ):
             row.op, row.outcome, row.status = op, outcome, status
             array = ffi.new("int32_t[]", holders)
             blob = ffi.new("char[]", text.encode())
@@ -113,8 +126,13 @@ class Cluster:
         view = ffi.new(
             "struct pccl_view *",
             {
-                "epoch": self.epoch, "fresh": int(fresh), "self": place, "member_count": world,
-                "members": members, "stable": stable, "verdict_count": len(verdicts),
+                "epoch": self.epoch,
+                "fresh": int(fresh),
+                "self": place,
+                "member_count": world,
+                "members": members,
+                "stable": stable,
+                "verdict_count": len(verdicts),
                 "verdicts": rows,
             },
         )
@@ -152,10 +170,14 @@ class Cluster:
         op = self.ffi.new(
             "struct pccl_op *",
             {
-                "kind": sub.kind, "dtype": sub.dtype, "reduce": sub.reduce,
+                "kind": sub.kind,
+                "dtype": sub.dtype,
+                "reduce": sub.reduce,
                 "root_peer": 1000 + sub.root if sub.kind else 0,
                 "data": self.ffi.from_buffer(buffer) if buffer.size else self.ffi.NULL,
-                "count": buffer.size, "name": sub.name, "strict": int(sub.strict),
+                "count": buffer.size,
+                "name": sub.name,
+                "strict": int(sub.strict),
                 "timeout_ns": 10_000_000_000,
             },
         )
@@ -171,7 +193,11 @@ class Cluster:
                 assert r.op not in node.results, "an op ended twice"
                 text = self.ffi.string(r.text).decode()
                 node.results[r.op] = (
-                    r.status, r.contributors_min, r.contributors_max, r.repaired, text,
+                    r.status,
+                    r.contributors_min,
+                    r.contributors_max,
+                    r.repaired,
+                    text,
                 )
             elif kind == EV_BAD:
                 self.bad.append(f"{node.index}: {self.ffi.string(event.event.reason).decode()}")
@@ -181,8 +207,12 @@ class Cluster:
                 e = event.event
                 string = self.ffi.string
                 node.mismatches.append(
-                    (e.peer, string(e.field).decode(), string(e.mine).decode(),
-                     string(e.theirs).decode())
+                    (
+                        e.peer,
+                        string(e.field).decode(),
+                        string(e.mine).decode(),
+                        string(e.theirs).decode(),
+                    )
                 )
 
     def transmit(self, node: Node, which: int, limit: int) -> bool:
@@ -215,8 +245,9 @@ class Cluster:
             self.ffi.memmove(where[0], bytes(pipe.data[:n]), n)
             self.lib.pc_core_rx_done(node.core, which, n)
         else:
-            n = self.lib.pc_core_feed(node.core, which, bytes(pipe.data[:limit]),
-                                      min(limit, len(pipe.data)))
+            n = self.lib.pc_core_feed(
+                node.core, which, bytes(pipe.data[:limit]), min(limit, len(pipe.data))
+            )
         del pipe.data[:n]
         self.drain(node)
         return n > 0
@@ -239,7 +270,9 @@ class Cluster:
         return self.offer(node, which, size)
 
     def idle(self) -> bool:
-        return all(not n.todo and all(not p.data for p in n.incoming.values()) for n in self.alive())
+        return all(
+            not n.todo and all(not p.data for p in n.incoming.values()) for n in self.alive()
+        )
 
     def run(self, steps: int = 200_000) -> None:
         """Until nothing moves any more."""
@@ -277,15 +310,19 @@ class Cluster:
             bits = bytes(self.ffi.buffer(row.final, (row.segments + 7) // 8))
             final = [bool(bits[s // 8] >> (s % 8) & 1) for s in range(row.segments)]
             ops[row.op] = {
-                "status": row.status, "final": final, "strict": bool(row.strict),
-                "root": row.root_peer, "code": row.code,
+                "status": row.status,
+                "final": final,
+                "strict": bool(row.strict),
+                "root": row.root_peer,
+                "code": row.code,
             }
         stable = report.stable
         self.lib.pc_core_report_free(report)
         return stable, ops
 
-    def decide(self, answers: dict[int, tuple[int, dict[int, Any]]], old: list[int],
-               aborts: dict[int, Any]) -> tuple[dict[int, Any], int]:
+    def decide(
+        self, answers: dict[int, tuple[int, dict[int, Any]]], old: list[int], aborts: dict[int, Any]
+    ) -> tuple[dict[int, Any], int]:
         """The verdicts of VIEWS §1, coordinator rule 3, from the answers of the stayers."""
         stable = max(a[0] for a in answers.values())
         verdicts: dict[int, Any] = dict(aborts)

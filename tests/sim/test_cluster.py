@@ -177,3 +177,22 @@ def test_garbage_spoils_the_link_and_nothing_else(core: ModuleType) -> None:
         cluster.run()
         assert all(b.startswith(f"{victim.index}:") for b in cluster.bad)
         assert cluster.bad
+
+
+def test_a_late_and_different_submit_meets_a_plan(core: ModuleType) -> None:
+    """Root and one member hold a broadcast; the third submits it with another count only after the
+    repair has made a plan: it is told of the mismatch, and nothing breaks."""
+    cluster = Cluster(core, 4, 17)
+    cluster.install_first()
+    op = Submission(1, 7, 0, kind=1, root=0)
+    for index in (0, 1):
+        cluster.submit(cluster.nodes[index], op, np.full(50, index, np.float32))
+    cluster.run()
+    cluster.kill(3)
+    cluster.repair()
+    cluster.run()
+    cluster.submit(cluster.nodes[2], op, np.zeros(7, np.float32))
+    cluster.run()
+    assert [m[1] for m in cluster.nodes[2].mismatches] == ["count"]
+    assert not cluster.bad
+    assert (cluster.nodes[2].buffers[1] == 0).all()
