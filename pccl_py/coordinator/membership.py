@@ -205,6 +205,11 @@ def wish(turn: Turn, peer: PeerId, message: Wish) -> None:
     group = turn.state.members[peer].group
     match message:
         case Timeout(op=op, detail=detail):
+            rolled = turn.state.rolled.get((group, op))
+            if rolled is not None and peer in rolled.late:  # its second deadline is over too
+                over = replace(rolled, until=turn.now)
+                turn.state = replace(turn.state, rolled=put(turn.state.rolled, (group, op), over))
+                soft = turn.soft
             if len(soft.timeouts) < WISHES_MAX and (group, op) not in soft.timeouts:
                 timeouts = put(soft.timeouts, (group, op), (peer, detail))
                 turn.soft = replace(soft, timeouts=timeouts)

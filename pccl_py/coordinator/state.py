@@ -68,6 +68,15 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Rolled:
+    """A timed-out op that goes on. late: the members that had timed out when that was decided;
+    their engines give the op one more deadline. until: when it is over for the coordinator."""
+
+    until: float
+    late: frozenset[PeerId]
+
+
+@dataclass(frozen=True, slots=True)
 class FlushRun:
     """A flush under way. awaited: living members that have not answered."""
 
@@ -117,7 +126,7 @@ class State:
     """members: of `record`, by id, in order of joining. newcomers: who may still be at epoch 0 in
     this record. absent_until: members and pending peers without a connection, and when that makes
     them dead. former: ids that were members once, and why not now (R12). rolled: timed-out ops that
-    were rolled forward, and when their second deadline ends. plans: decided state elections of
+    were rolled forward. plans: decided state elections of
     this line. retry_at: no admission round before. told, told_at: the last Waiting;
     looked_at: when its text was last made; untold: pending peers that have heard nothing yet."""
 
@@ -132,7 +141,7 @@ class State:
     absent_until: Mapping[PeerId, float] = field(default_factory=dict)
     pending: Mapping[PeerId, Newcomer] = field(default_factory=dict)
     former: Mapping[PeerId, str] = field(default_factory=dict)
-    rolled: Mapping[OpKey, float] = field(default_factory=dict)
+    rolled: Mapping[OpKey, Rolled] = field(default_factory=dict)
     plans: Mapping[OpKey, StatePlan | StateError] = field(default_factory=dict)
     rounds: int = 0
     retry_at: float = 0.0

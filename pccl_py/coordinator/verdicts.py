@@ -57,15 +57,16 @@ def group_has_plan(group: GroupRecord) -> bool:
     return any(holder >= 0 for verdict in group.verdicts for holder in verdict.holders)
 
 
-def decide(case: Case) -> tuple[GroupRecord, frozenset[int]]:
-    """The group's part of the next record, and the ops that timed out and are rolled forward."""
+def decide(case: Case) -> tuple[GroupRecord, Mapping[int, frozenset[PeerId]]]:
+    """The group's part of the next record, and the ops that timed out and are rolled forward, with
+    the members whose deadline for them has passed."""
     stable = max([case.old.stable, *(answer.stable for answer in case.answers.values())])
     by_op = reports_by_op(case.answers)
     aborts = {v.op: v for v in case.old.verdicts if v.outcome is Outcome.ABORT}
     ops = sorted(op for op in {*by_op, *aborts} if not covered(op, stable))
     verdicts: list[Verdict] = []
     ended: set[int] = set()
-    rolled: set[int] = set()
+    rolled: dict[int, frozenset[PeerId]] = {}
     for op in ops:
         reports = by_op.get(op, {})
         verdict = _verdict(case, op, reports, aborts.get(op))
@@ -77,12 +78,12 @@ def decide(case: Case) -> tuple[GroupRecord, frozenset[int]]:
             ended.add(op)
             continue
         elif verdict.outcome is Outcome.RUN and timed_out(case.timeouts, op, reports):
-            rolled.add(op)
+            rolled[op] = late(reports)
         verdicts.append(verdict)
     while stable + 1 in ended:
         stable += 1
     kept = tuple(verdict for verdict in verdicts if not covered(verdict.op, stable))
-    return GroupRecord(case.old.group, case.ring, stable, kept), frozenset(rolled)
+    return GroupRecord(case.old.group, case.ring, stable, kept), rolled
 
 
 def reports_by_op(answers: Mapping[PeerId, Answer]) -> dict[int, dict[PeerId, OpReport]]:
@@ -96,9 +97,13 @@ def reports_by_op(answers: Mapping[PeerId, Answer]) -> dict[int, dict[PeerId, Op
 
 def timed_out(timeouts: Mapping[int, str], op: int, reports: Reports) -> bool:
     """Whether somebody's deadline for a running op has passed."""
-    return op in timeouts or any(
-        report.timed_out and report.status is OpStatus.RUNNING for report in reports.values()
-    )
+    return op in timeouts or bool(late(reports))
+
+
+def late(reports: Reports) -> frozenset[PeerId]:
+    """The members whose deadline for a running op has passed."""
+    running = (p for p, report in reports.items() if report.status is OpStatus.RUNNING)
+    return frozenset(peer for peer in running if reports[peer].timed_out)
 
 
 def final_mask(report: OpReport | None) -> int:

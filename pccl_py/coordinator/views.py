@@ -20,12 +20,14 @@ from pccl_py.coordinator.state import (
     LEFT,
     Edge,
     FlushRun,
+    OpKey,
+    Rolled,
     Soft,
     State,
     Turn,
 )
-from pccl_py.protocol.messages import Answer, Bye, EvictedMsg, Flush, Install
-from pccl_py.types import Member, PeerId, Record, op_text
+from pccl_py.protocol.messages import Answer, Bye, EvictedMsg, Flush, Install, OpStatus
+from pccl_py.types import GroupRecord, Member, Outcome, PeerId, Record, op_text
 
 
 def advance(turn: Turn) -> None:
@@ -49,7 +51,7 @@ def deadlines(state: State) -> list[float]:
         if state.soft.flush.awaited:
             times.append(state.soft.flush.started + state.config.deadline_s)
     elif state.living_count:
-        times.extend(state.rolled.values())
+        times.extend(rolled.until for rolled in state.rolled.values())
     return times
 
 
@@ -64,9 +66,9 @@ def _why_flush(state: State, now: float) -> str:
             return f"broken edge {one} - {other}: {evidence.reason}"
     if soft.stopped:
         return "a member stands in a flush of a former life"
-    for (_, op), until in state.rolled.items():
-        if now >= until:
-            return f"{op_text(op)} was rolled forward and has not been heard of since"
+    for (_, op), rolled in state.rolled.items():
+        if now >= rolled.until:
+            return f"{op_text(op)} was rolled forward, and its second deadline is over"
     wish = _wish(state)
     if wish and (_is_repaired(state) or not _has_plan(state)):
         return wish
@@ -142,17 +144,14 @@ def _conclude(turn: Turn, flush: FlushRun) -> None:
     answers = {p: flush.answers[p] for p in state.living() if p not in laggards}
     stay = _who_stays(state, answers, laggards)
     groups = []
-    rolled: dict[tuple[str, int], float] = {}
+    rolled: dict[OpKey, Rolled] = {}
     for old in record.groups:
         if not stay.rings.get(old.group):
             continue
         case = _case(state, old.group, answers, stay)
         group, late = verdicts.decide(case)
         groups.append(group)
-        for op in late:
-            until = state.rolled.get((old.group, op), 0.0)
-            fresh_until = turn.now + state.config.deadline_s
-            rolled[old.group, op] = until if until > turn.now else fresh_until
+        rolled.update(_rolled(state, group, late, turn.now))
     turn.state = replace(turn.state, rolled=rolled)
     _part(turn, stay)
     if not stay.members:
@@ -169,6 +168,25 @@ def _conclude(turn: Turn, flush: FlushRun) -> None:
     install(turn, next_record, frozenset())
 
 
+def _rolled(
+    state: State, group: GroupRecord, late: Mapping[int, frozenset[PeerId]], now: float
+) -> dict[OpKey, Rolled]:
+    """The ops that go on though they have timed out, in this flush or before; one that was given a
+    second deadline keeps it until it is over."""
+    rolled: dict[OpKey, Rolled] = {}
+    for verdict in group.verdicts:
+        key = (group.group, verdict.op)
+        old = state.rolled.get(key)
+        if verdict.outcome is not Outcome.RUN or (verdict.op not in late and old is None):
+            continue
+        until = now + state.config.deadline_s
+        if old is not None and now < old.until:
+            until = old.until
+        before = old.late if old is not None else frozenset[PeerId]()
+        rolled[key] = Rolled(until, late.get(verdict.op, frozenset()) | before)
+    return rolled
+
+
 def _laggards(state: State, flush: FlushRun, now: float) -> frozenset[PeerId]:
     """Members that have not repaired an op whose second deadline has passed too. If nobody in the
     group has, it is not their fault that they have not, and nobody is expelled."""
@@ -179,8 +197,9 @@ def _laggards(state: State, flush: FlushRun, now: float) -> frozenset[PeerId]:
         overdue = [
             op
             for op, reports in verdicts.reports_by_op(answers).items()
-            if now >= state.rolled.get((group.group, op), now + 1)
-            and verdicts.timed_out({}, op, reports)
+            if (rolled := state.rolled.get((group.group, op))) is not None
+            and now >= rolled.until
+            and any(report.status is OpStatus.RUNNING for report in reports.values())
         ]
         behind = answers.keys() - state.soft.repaired
         if overdue and verdicts.group_has_plan(group) and len(behind) < len(answers):

@@ -111,7 +111,7 @@ def test_time_out_rolls_forward_what_is_final_somewhere() -> None:
     reports = {A: answer(running(1, "00")), B: answer(running(1, "01"))}
     group, rolled = decide(case(reports, timeouts={1: "slow"}))
     assert group.verdicts == (Verdict(1, Outcome.RUN, holders=(REDO, 1)),)
-    assert rolled == {1}
+    assert rolled == {1: frozenset()}
 
 
 def test_mismatch_names_both_and_the_field() -> None:

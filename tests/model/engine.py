@@ -274,7 +274,8 @@ def install(engine: Engine, record: Record) -> Draft:
         elif verdict is None and op.root and op.root not in draft.engine.ring:
             draft.end(op, ERROR, 2)  # submitted after the answer, for a root that is gone
         else:
-            draft.put(replace(op, marked=(False,) * engine.segments))
+            fresh = replace(op, marked=(False,) * engine.segments, timed_out=False)  # re-armed
+            draft.put(fresh)
             current = draft.op(op.number)
             assert current is not None
             draft.start(current)

@@ -27,6 +27,7 @@ QUICK = (
     Scene("a strict op", (P, P), formed=2, deaths=1, segments=2, strict=True),
     Scene("a broadcast", (P, P, P), deaths=1, mortal=(1, 2), roots=BCAST),
     Scene("a time-out", (P, P, P), timeouts=1),
+    Scene("two time-outs", (P, P), formed=2, timeouts=2),
     Scene("a time-out and a flap", (P, P), formed=2, flaps=1, timeouts=1),
     Scene("a leave and a death", (LEAVER, P, P), deaths=1, mortal=(2,)),
     Scene("all leave", (LEAVER, LEAVER), formed=2),

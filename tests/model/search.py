@@ -119,7 +119,8 @@ def check_quiet(model: Model, world: World) -> None:
         machine: ps.State = model.ps.items[player.machine]
         if not player.alive or machine.end is not ps.End.NO:
             if machine.end is ps.End.FAILED and not world.cut:
-                faults = model.scene.flaps + model.scene.crashes + model.scene.deaths
+                scene = model.scene  # an op that misses two deadlines is a fault as well
+                faults = scene.flaps + scene.crashes + scene.deaths + scene.timeouts // 2
                 require(faults > 0, "nobody is expelled without a fault")
             continue
         require(machine.record is not None, f"{index + 1} has entered")
