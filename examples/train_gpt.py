@@ -262,6 +262,7 @@ def arguments(argv: Iterable[str] | None = None) -> argparse.Namespace:
     add("--batch", type=int, default=8, help="pieces of text per step (%(default)s)")
     add("--lr", type=float, default=3e-3, help="of AdamW, the inner optimizer (%(default)s)")
     add("--outer-lr", type=float, default=0.7, help="of Nesterov, the outer one (%(default)s)")
+    # 0.9, the papers' value, overshoots for its first hundreds of rounds when it starts untrained.
     add("--momentum", type=float, default=0.5, help="of Nesterov, the outer one (%(default)s)")
     add("--warm-up", type=int, default=50, help="steps from lr 0 after a join (%(default)s)")
     add("--layers", type=int, default=4)
