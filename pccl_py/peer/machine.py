@@ -141,8 +141,6 @@ def _connected(turn: Turn) -> None:
         turn.send(Repaired(state.epoch))
     if state.full:
         turn.send(Refresh(state.epoch))
-    if state.elected is not None:
-        _offer(turn, state.elected)
     _say_wishes(turn)
     safe_points.say_at(turn)
 
@@ -156,6 +154,8 @@ def _say_wishes(turn: Turn) -> None:
         _say_mismatch(turn, mismatch)
     if state.leaving:
         turn.send(Leave(state.epoch))
+    if state.elected is not None:  # another member may still need it, if the coordinator forgot
+        _offer(turn, state.elected)
     for offer in state.offers:
         _offer(turn, offer)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pccl_py.errors import Code
 from pccl_py.peer import events as pe
@@ -267,3 +269,51 @@ def test_without_a_coordinator_and_without_need_nothing_happens(member: Rig) -> 
     member.feed(pe.Disconnected())
     member.now = 1000.0
     assert member.feed(pe.Tick()) == []
+
+
+ROUNDS = st.tuples(st.integers(1, 2), st.integers(1, 2))
+EPOCHS = st.integers(0, 3)
+RECORDS = st.builds(
+    lambda epoch, peers, fresh: record(epoch, *peers, fresh=fresh),
+    st.integers(1, 3),
+    st.sampled_from([(ME,), (ME, OTHER), (ME, OTHER, THIRD), (OTHER,)]),
+    st.booleans(),
+)
+MESSAGES = st.one_of(
+    st.builds(m.Install, RECORDS),
+    st.builds(m.Flush, EPOCHS),
+    st.builds(m.Ask, EPOCHS, ROUNDS),
+    st.builds(m.Target, EPOCHS, ROUNDS, st.integers(0, 4)),
+    st.builds(m.Release, EPOCHS, ROUNDS),
+    st.builds(m.StatePlan, EPOCHS, st.integers(0, 2), st.just(1), st.just(OTHER), st.just(())),
+)
+EVENTS = st.one_of(
+    st.builds(pe.Received, MESSAGES),
+    st.sampled_from([pe.Connected(), pe.Disconnected(), pe.Tick(), pe.EngineFull()]),
+    st.builds(pe.LinkLost, EPOCHS, st.sampled_from([OTHER, THIRD]), st.just("")),
+    st.builds(pe.OpTimedOut, st.integers(1, 3), st.just("")),
+    st.builds(pe.Flushed, EPOCHS, st.just(0), st.just(0), st.just(())),
+    st.builds(pe.WantState, st.integers(0, 2), st.just(1), st.just(())),
+    st.builds(pe.SafePoint, st.integers(0, 4)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(EVENTS, max_size=40))
+def test_any_events_in_any_order(events: list[pe.Event]) -> None:
+    """The user's thread is held and resumed in turns, epochs only grow, nothing is said unheard."""
+    rig, held, epoch = Rig(), False, 0
+    for event in events:
+        if held and isinstance(event, pe.SafePoint):
+            continue  # its thread is held: it cannot call update()
+        rig.now += 1.0
+        for action in rig.feed(event):
+            if isinstance(action, pe.Hold | pe.Resume):
+                assert isinstance(action, pe.Resume) == held
+                held = not held
+            elif isinstance(action, pe.InstallView):
+                assert action.record.epoch > epoch
+                epoch = action.record.epoch
+            elif isinstance(action, pe.Send):
+                assert rig.state.connected
+        assert (rig.state.standing is not None) == held
