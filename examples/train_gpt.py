@@ -95,7 +95,7 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x (batch, heads, time, channels); https://arxiv.org/abs/2104.09864"""
+    """Rotary position embedding, x: (batch, heads, time, channels); arxiv.org/abs/2104.09864"""
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
 
@@ -121,7 +121,8 @@ class Block(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(n, t, w))
-        return x + self.down(F.relu(self.up(norm(x))).square())
+        x = x + self.down(F.relu(self.up(norm(x))).square())
+        return x
 
 
 class GPT(nn.Module):

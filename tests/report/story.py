@@ -77,7 +77,10 @@ def changed(
     events: list[Event], kind: type[Event], fields: dict[str, object], **new: object
 ) -> list[Event]:
     """With `new` values in the events of `kind` whose `fields` have these values."""
-    return [replace(e, **new) if _matches(e, kind, fields) else e for e in events]  # type: ignore[arg-type]
+    return [
+        replace(e, **new) if _matches(e, kind, fields) else e  # type: ignore[arg-type]
+        for e in events
+    ]
 
 
 def _matches(event: Event, kind: type[Event], fields: dict[str, object]) -> bool:
