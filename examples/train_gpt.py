@@ -121,8 +121,8 @@ class Block(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(n, t, w))
-        x = x + self.down(F.relu(self.up(norm(x))).square())
-        return x
+        thought: Tensor = self.down(F.relu(self.up(norm(x))).square())
+        return x + thought
 
 
 class GPT(nn.Module):
