@@ -74,8 +74,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
             _receive(turn, connection, message)
         case Disconnected():
             membership.disconnected(turn, event)
-        case Tick():
-            pass
+        case Tick():  # it is used up, also if it came a little early: ask again
+            turn.state = replace(turn.state, timer=None)
         case _:
             assert_never(event)
     _settle(turn)

@@ -103,8 +103,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
             safe_points.drained(turn, event)
         case Flushed():
             _flushed(turn, event)
-        case Tick():
-            pass
+        case Tick():  # it is used up, also if it came a little early: ask again
+            turn.state = replace(turn.state, timer=None)
         case _:
             _fact(turn, event)
     _settle(turn)

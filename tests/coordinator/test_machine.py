@@ -150,6 +150,13 @@ def test_election_prefers_whole_content_over_single_keys() -> None:
     assert (plan.donor, plan.dirty) == (2, ("v", "w"))
 
 
+def test_a_tick_that_comes_early_is_asked_for_again() -> None:
+    state, actions = machine.step(formed(2), ke.Disconnected(2, "gone"), 1.0)
+    assert actions[-1] == ke.SetTimer(3.0)
+    _, actions = machine.step(state, ke.Tick(), 2.999)
+    assert actions == (ke.SetTimer(3.0),)
+
+
 def test_invariants_can_fail() -> None:
     state = formed(2)
     with pytest.raises(AssertionError, match="connections agree"):

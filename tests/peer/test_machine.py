@@ -249,6 +249,8 @@ def test_a_needed_verdict_that_cannot_be_had(member: Rig) -> None:
     member.feed(pe.Disconnected())
     member.now = 12.0
     assert member.feed(pe.OpTimedOut(3, "slow")) == [pe.SetTimer(15.0)]
+    member.now = 14.999
+    assert member.feed(pe.Tick()) == [pe.SetTimer(15.0)]
     member.now = 15.0
     (fail,) = member.feed(pe.Tick())
     assert isinstance(fail, pe.Fail)
