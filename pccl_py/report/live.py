@@ -31,6 +31,8 @@ from pccl_py.report.records import (
     Started,
 )
 
+REDRAW_S = 0.5  # the clock's beat while nothing happens
+
 _COLOURS: dict[board.Doing, str] = {
     "waiting": "dim",
     "starting": "yellow",
@@ -74,6 +76,7 @@ class LiveTable:
         self._workers, self._rounds = tuple(workers), rounds
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._told = 0
+        self._drawn = -math.inf
 
     def __enter__(self) -> LiveTable:
         self._live.__enter__()
@@ -88,6 +91,9 @@ class LiveTable:
         self._live.__exit__(kind, error, trace)
 
     def update(self, events: Sequence[Event], began: float, now: float, next_text: str) -> None:
+        if len(events) == self._told and now - self._drawn < REDRAW_S:
+            return
+        self._drawn = now
         for event in events[self._told :]:
             if not isinstance(event, Rounded | Started) and (text := sentence(event)):
                 self.say(f"{event.time - began:6.1f} s  {text}")
