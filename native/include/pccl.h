@@ -153,7 +153,8 @@ enum pccl_event_type {
         3,                  /* `peer` submitted `op` with another descriptor: field, mine, theirs */
     PCCL_EVENT_FLUSHED = 4, /* engine stopped in `epoch`: fetch the report */
     PCCL_EVENT_REPAIRED = 5, /* everything the plan of view `epoch` asked of this peer is final */
-    PCCL_EVENT_FULL = 6 /* the table of ended named ops is full; named submits wait for a view */
+    PCCL_EVENT_FULL = 6,   /* the table of ended named ops is full; named submits wait for a view */
+    PCCL_EVENT_SETTLED = 7 /* `op`, which had timed out, has ended all the same */
 };
 
 struct pccl_event {

@@ -192,6 +192,7 @@ static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
         out->event.type = PC_EVENT_ENDED;
         op->result.elapsed_ns = now_ns - op->submitted_ns;
         out->result = op->result;
+        out->timed_out = op->timed_out;
     } else {
         pc_op_unpost(core, op);
         return 0;

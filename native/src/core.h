@@ -38,6 +38,7 @@ struct pc_core_config {
 };
 
 struct pc_core_event {
+    int32_t timed_out;         /* PC_EVENT_ENDED: the op's deadline had passed before */
     int32_t which;             /* PC_EVENT_LINK_BAD: the link */
     struct pccl_event event;   /* event.type is PCCL_EVENT_* or PC_EVENT_* */
     struct pccl_result result; /* PC_EVENT_ENDED */

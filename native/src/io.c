@@ -223,6 +223,9 @@ static void core_events(struct pc_io *io) {
     while (pc_core_next_event(io->core, &event, pc_now_ns())) {
         if (event.event.type == PC_EVENT_ENDED) {
             pc_engine_ended(io->engine, &event.result);
+            event.event.type = PCCL_EVENT_SETTLED;
+            if (event.timed_out)
+                pc_engine_post(io->engine, &event.event);
         } else if (event.event.type == PC_EVENT_LINK_BAD) {
             struct pc_conn *conn = pc_conn_of_link(io, event.which);
             io->links_refused++;

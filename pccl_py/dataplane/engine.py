@@ -25,6 +25,7 @@ from pccl_py.peer.events import (
     Flushed,
     LinkLost,
     OpMismatched,
+    OpSettled,
     OpTimedOut,
 )
 from pccl_py.protocol.messages import OpReport, OpStatus
@@ -38,7 +39,9 @@ SEGMENTS_MAX = 65536
 CALLS_END_S = 5.0  # a call takes a slice of a wait; one that an interrupt lost is not awaited
 CLOSED = "the communicator was closed before the op ended"
 
-EngineEvent = LinkLost | OpTimedOut | OpMismatched | Flushed | EngineRepaired | EngineFull
+EngineEvent = (
+    LinkLost | OpTimedOut | OpSettled | OpMismatched | Flushed | EngineRepaired | EngineFull
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +332,8 @@ class Engine:
             return LinkLost(event.epoch, PeerId(event.peer), _text(event.reason))
         if kind == lib.PCCL_EVENT_TIMEOUT:
             return OpTimedOut(event.op, _text(event.reason))
+        if kind == lib.PCCL_EVENT_SETTLED:
+            return OpSettled(event.op)
         if kind == lib.PCCL_EVENT_MISMATCH:
             return OpMismatched(
                 event.op,

@@ -49,6 +49,13 @@ class OpTimedOut:
 
 
 @dataclass(frozen=True, slots=True)
+class OpSettled:
+    """An op that had timed out has ended all the same: no verdict is wanted any more."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpMismatched:
     op: int
     other: PeerId
@@ -122,7 +129,7 @@ class Tick:
 
 
 Event = (
-    Connected | Disconnected | Received | LinkLost | OpTimedOut | OpMismatched | Flushed
+    Connected | Disconnected | Received | LinkLost | OpTimedOut | OpSettled | OpMismatched | Flushed
     | EngineRepaired | EngineFull | SafePoint | Drained | WantState | ForgetState | WantLeave | Tick
 )  # fmt: skip
 

@@ -39,6 +39,7 @@ from pccl_py.peer.events import (
     LinkLost,
     Note,
     OpMismatched,
+    OpSettled,
     OpTimedOut,
     Progress,
     Received,
@@ -307,8 +308,8 @@ def _flushed(turn: Turn, event: Flushed) -> None:
 
 
 Fact = (
-    LinkLost | OpTimedOut | OpMismatched | EngineRepaired | EngineFull | WantState | ForgetState
-    | WantLeave
+    LinkLost | OpTimedOut | OpSettled | OpMismatched | EngineRepaired | EngineFull | WantState
+    | ForgetState | WantLeave
 )  # fmt: skip
 
 
@@ -325,6 +326,9 @@ def _fact(turn: Turn, event: Fact) -> None:
             if op not in state.timed_out and len(state.timed_out) < WISHES_MAX:
                 turn.state = replace(state, timed_out={**state.timed_out, op: detail})
                 turn.send(Timeout(epoch, op, detail))
+        case OpSettled(op=op):
+            waiting = {key: text for key, text in state.timed_out.items() if key != op}
+            turn.state = replace(state, timed_out=waiting)
         case OpMismatched(op=op):
             if op not in state.mismatched and len(state.mismatched) < WISHES_MAX:
                 turn.state = replace(state, mismatched={**state.mismatched, op: event})

@@ -102,8 +102,8 @@ class OpReport:
     """One op in an Answer. op: engine op id; segments: how many it has; final: bitmap, bit i (least
     significant first) is segment i; strict: raise PeerLost instead of repairing (any segment that
     is final nowhere); root: the peer whose data this op spreads (broadcast), else 0: an op whose
-    root is gone aborts with PeerLost unless each segment is final somewhere; timed_out: the caller's
-    deadline has passed; code, text: of the error if RAISED."""
+    root is gone aborts with PeerLost unless each segment is final somewhere; timed_out: the
+    caller's deadline has passed; code, text: of the error if RAISED."""
 
     op: int
     status: OpStatus

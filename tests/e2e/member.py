@@ -19,7 +19,7 @@ def say(**fields: object) -> None:
 
 
 def values(name: str, op: int, count: int) -> np.ndarray:
-    """What the peer of this name puts into its op-th reduction: integers, so that sums are exact."""
+    """What the peer of this name puts into its op-th reduction: integers, so sums are exact."""
     seed = int.from_bytes(hashlib.sha256(f"{name}/{op}".encode()).digest()[:8], "little")
     return np.random.default_rng(seed).integers(-999, 999, count, np.int16).astype(np.float32)
 

@@ -27,9 +27,7 @@ def check(survivors: list[Process]) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_survivors_of_a_sigkill_finish_the_op(seed: int) -> None:
     rng = random.Random(seed)
-    with coordinator() as address, members(
-        address, 4, "--ops", "3", "--count", str(BIG)
-    ) as group:
+    with coordinator() as address, members(address, 4, "--ops", "3", "--count", str(BIG)) as group:
         victim = group[rng.randrange(4)]
         for process in group:
             process.until("begin", op=1)
@@ -49,9 +47,12 @@ def test_survivors_of_a_sigkill_finish_the_op(seed: int) -> None:
 
 
 def test_two_kills_and_a_restart_that_catches_up() -> None:
-    with coordinator() as address, members(
-        address, 4, "--ops", "60", "--count", "100000", "--update", "--pause", "0.03"
-    ) as group:
+    with (
+        coordinator() as address,
+        members(
+            address, 4, "--ops", "60", "--count", "100000", "--update", "--pause", "0.03"
+        ) as group,
+    ):
         group[1].until("reduced", op=5)
         group[1].kill()
         group[3].until("reduced", op=15)

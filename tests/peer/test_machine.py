@@ -258,6 +258,14 @@ def test_a_needed_verdict_that_cannot_be_had(member: Rig) -> None:
     assert fail.text.startswith("coordinator unreachable for 5.0 s; outcome of op 3 unknown")
 
 
+def test_an_op_that_settles_while_the_coordinator_is_away_needs_no_verdict(member: Rig) -> None:
+    member.feed(pe.Disconnected())
+    member.feed(pe.OpTimedOut(3, "slow"))
+    assert member.feed(pe.OpSettled(3)) == [pe.SetTimer(None)]
+    member.now = 1000.0
+    assert member.feed(pe.Tick()) == []
+
+
 def test_a_coordinator_that_comes_back_in_time(member: Rig) -> None:
     member.feed(pe.Disconnected())
     member.feed(pe.OpTimedOut(3, "slow"))
