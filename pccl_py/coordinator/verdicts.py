@@ -158,21 +158,18 @@ def _abort(
     case: Case, op: int, reports: Reports, somewhere: int, everything: int
 ) -> Verdict | None:
     """The error that this op must end with, or None if it goes on. An op with a segment final
-    somewhere that no rule below can do without is never aborted: its inputs are gone (R1)."""
+    somewhere is aborted only by a rule below that says why: its inputs may be gone (R1)."""
     root = next((report.root for report in reports.values() if report.root), PeerId(0))
-    final_elsewhere = somewhere
-    if root in case.ring:
-        final_elsewhere = 0
-        for peer in case.ring:
-            if peer != root:
-                final_elsewhere |= final_mask(reports.get(peer))
-    if not final_elsewhere:
+    # A broadcast with a living root may be aborted all the same: its input is the root's and not
+    # gone, nobody has returned, and who never submits it cannot be made to.
+    retriable = root in case.ring or not somewhere
+    if retriable:
         mismatch = _mismatch_text(case, op, reports)
         if mismatch:
             return Verdict(op, Outcome.ABORT, code=Code.USAGE, text=mismatch)
     if root and root not in case.ring and somewhere != everything:
         return Verdict(op, Outcome.ABORT, code=Code.PEER_LOST, text=_lost_text(case, op, root))
-    if not final_elsewhere and timed_out(case.timeouts, op, reports):
+    if retriable and timed_out(case.timeouts, op, reports):
         text = _late_text(case, op, reports)
         return Verdict(op, Outcome.ABORT, code=Code.DEADLINE_EXCEEDED, text=text)
     strict = not root and any(report.strict for report in reports.values())
