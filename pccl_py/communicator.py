@@ -135,12 +135,16 @@ def join(
 def _check_join(name: str | None, min_members: int, timeout: float | None, transport: str) -> None:
     if not isinstance(min_members, int) or not 1 <= min_members <= 1024:
         raise UsageError(f"min_members={min_members!r} must be a number from 1 to 1024")
-    if timeout is not None and not timeout > 0:
-        raise UsageError(f"timeout={timeout!r} must be a positive number of seconds, or None")
+    _check_timeout(timeout)
     if transport not in ("auto", "tcp"):
         raise UsageError(f"transport={transport!r} must be 'auto' or 'tcp'")
     if name is not None and (not name or len(name.encode()) > NAME_BYTES_MAX):
         raise UsageError(f"name={name!r} must have 1 to {NAME_BYTES_MAX} bytes")
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise UsageError(f"timeout={timeout!r} must be a positive number of seconds, or None")
 
 
 def _link_proof(secret: bytes | None, run: str) -> bytes:
@@ -293,7 +297,7 @@ class Communicator:
             DeadlineExceeded (the op happened on no peer, inputs intact: retry), Evicted,
             CoordinatorLost (outcome unknown: sync_state when it is back), ResourceError.
         """
-        reduce = _OPS.get(op)
+        reduce = _OPS.get(op) if isinstance(op, str) else None
         if reduce is None:
             raise UsageError(f"op={op!r} must be one of {', '.join(_OPS)}")
         work = self._submit(
@@ -340,12 +344,11 @@ class Communicator:
     ) -> Work:
         self._check_usable()
         self._raise_dropped()
-        if timeout is not None and not timeout > 0:
-            raise UsageError(f"timeout={timeout!r} must be a positive number of seconds")
+        _check_timeout(timeout)
         number = 0
         if name is not None:
-            if not name:
-                raise UsageError("name must not be empty")
+            if not isinstance(name, str) or not name:
+                raise UsageError(f"name={name!r} must be a text, and not empty")
             number = xxhash.xxh3_64_intdigest(f"op\0{name}".encode()) or 1
         pending = Pending(self._engine, buffer, f"{what} {name!r}" if name else what)
         work = Work(pending)

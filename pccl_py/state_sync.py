@@ -56,8 +56,8 @@ class Syncer:
     def sync(self, found: Mapping[str, Buffer], revision: int, deadline_s: float) -> SyncInfo:
         """See Communicator.sync_state."""
         for key in found:
-            if not 0 < len(key.encode()) <= KEY_BYTES_MAX:
-                raise UsageError(f"state key {key!r} must have 1 to {KEY_BYTES_MAX} bytes")
+            if not isinstance(key, str) or not 0 < len(key.encode()) <= KEY_BYTES_MAX:
+                raise UsageError(f"state key {key!r} must be a text of 1 to {KEY_BYTES_MAX} bytes")
         began = time.monotonic()
         until = began + deadline_s
         before = {key: digest(buffer) for key, buffer in found.items()}
