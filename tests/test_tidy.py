@@ -18,6 +18,7 @@ from pccl_py.dataplane import build
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = (ROOT / build.HEADER).read_text(encoding="utf-8")
 COLUMNS_MAX = 100
+PRAGMA = re.compile(r"  # (type: ignore|noqa).*$")  # for tools, not for readers
 LINES_MAX = 450
 TEST_LINES_MAX = 700
 ENVIRONMENT_READERS = ("pccl_py/config.py",)
@@ -60,7 +61,7 @@ def test_lines_fit() -> None:
         f"{path.relative_to(ROOT)}:{number}"
         for path in own_files("*.py", "*.c", "*.h", "*.sh")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if len(line) > COLUMNS_MAX or line != line.rstrip() or "\t" in line
+        if len(PRAGMA.sub("", line)) > COLUMNS_MAX or line != line.rstrip() or "\t" in line
     ]
     assert long == []
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol, cast
 
+from pccl_py import __version__
 from pccl_py.errors import PcclError, UsageError
 from pccl_py.protocol.encoding import printable
 
@@ -72,6 +73,7 @@ def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
         description="Collectives for a changing set of machines joined by the public internet.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"pccl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for command in commands.values():
         command.add_parser(subparsers)
