@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import deque
 from types import TracebackType
 from typing import Literal, overload
 
@@ -39,6 +40,7 @@ BROADCAST = 1
 CONNECT_S = 10.0
 PROGRESS_S = 10.0
 LEAVE_S = 30.0
+SWEEP_MIN = 64  # ops known before those that ended out of order are looked for
 NAME_BYTES_MAX = 64
 
 _OPS = {op.name.lower(): op for op in ReduceOp}
@@ -190,9 +192,10 @@ class Communicator:
         self._control = control
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
-        self._pending: list[Pending] = []
+        self._pending: deque[Pending] = deque()
+        self._sweep_at = SWEEP_MIN
         self._closed = ""
-        self._syncer = Syncer(control, self._start_broadcast)
+        self._syncer = Syncer(peer, control, self._start_broadcast)
         self._finalizer = weakref.finalize(self, _close, engine, control)
         forks.register(self)
 
@@ -383,7 +386,11 @@ class Communicator:
 
     def _dropped_error(self) -> PcclError | None:
         with self._lock:
-            self._pending = [p for p in self._pending if not p.is_over]
+            while self._pending and self._pending[0].is_over:  # most end in order
+                self._pending.popleft()
+            if len(self._pending) > self._sweep_at:
+                self._pending = deque(p for p in self._pending if not p.is_over)
+                self._sweep_at = 2 * len(self._pending) + SWEEP_MIN
             dropped = next((p for p in self._pending if p.is_dropped and p.poll()), None)
             if dropped is None:
                 return None
@@ -435,8 +442,8 @@ class Communicator:
         Args: tensors: name -> tensor as for all_reduce; revision: 0 or more, e.g. the round number.
         Returns SyncInfo; its revision is the elected one, its keys those that changed here.
         Raises UsageError (other keys elsewhere), DeadlineExceeded (a member did not call it),
-            CoordinatorLost, Evicted. Blocks up to `deadline_s`. After PeerLost it tries again by
-            itself.
+            CoordinatorLost, Evicted; the tensors are then as they were. Blocks up to `deadline_s`.
+            When the donor dies it elects another. Keeps a copy of what it overwrites meanwhile.
         """
         self._check_usable()
         self._raise_dropped()

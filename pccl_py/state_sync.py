@@ -2,8 +2,8 @@
 
 The coordinator elects (coordinator/shared_state.py) and never sees a tensor byte. The keys that
 differ anywhere are broadcast by the elected donor through the engine, under names that belong to
-this sync, so that a death in between is repaired or aborts for all alike; an aborted sync is begun
-again with what is there then.
+this sync, so that a death in between is repaired or aborts for all alike. A sync whose donor died
+is undone and begun again among the survivors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import xxhash
 
@@ -44,10 +44,23 @@ def digest(buffer: Buffer) -> bytes:
     return hasher.digest()
 
 
+class _Undo:
+    """What a sync overwrites, kept until all of it has arrived: a donor that dies half-way must not
+    leave some keys of its state among others of ours."""
+
+    def __init__(self, buffers: Iterable[Buffer]) -> None:
+        self._kept = [(b, ctypes.string_at(b.address, b.nbytes)) for b in buffers if b.count]
+
+    def restore(self) -> None:
+        for buffer, content in self._kept:
+            ctypes.memmove(buffer.address, content, buffer.nbytes)
+
+
 class Syncer:
     """The calls of sync_state of one communicator, numbered within a line."""
 
-    def __init__(self, control: Control, start: StartBroadcast) -> None:
+    def __init__(self, peer: PeerId, control: Control, start: StartBroadcast) -> None:
+        self._peer = peer
         self._control = control
         self._start = start
         self._line = -1
@@ -61,16 +74,16 @@ class Syncer:
         began = time.monotonic()
         until = began + deadline_s
         before = {key: digest(buffer) for key, buffer in found.items()}
-        now = before
         for attempt in range(ATTEMPTS):
-            elected = self._elect(now, revision, until)
+            elected = self._elect(before, revision, until)
+            undo = _Undo(found[key] for key in elected.dirty if elected.donor != self._peer)
             try:
                 self._fetch(found, elected)
                 break
-            except PeerLost:
-                if attempt + 1 == ATTEMPTS:
+            except PcclError as error:
+                undo.restore()
+                if not isinstance(error, PeerLost) or attempt + 1 == ATTEMPTS:
                     raise
-                now = {key: digest(buffer) for key, buffer in found.items()}
         after = {key: digest(found[key]) for key in elected.dirty}
         changed = tuple(sorted(key for key in after if after[key] != before[key]))
         return SyncInfo(
