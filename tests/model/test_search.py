@@ -1,5 +1,7 @@
-"""The exhaustive search finds nothing wrong; `-s` shows how many worlds it saw. The long scenes take
-minutes each: `python -m tests.model.scenes [limit] [name]`."""
+"""The exhaustive search finds nothing wrong; `-s` shows how many worlds it saw.
+
+The long scenes take minutes each: `python -m tests.model.scenes [limit] [name]`.
+"""
 
 from __future__ import annotations
 
