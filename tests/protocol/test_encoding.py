@@ -65,9 +65,11 @@ HELLO = Hello("run", TWO, "n", "g", "127.0.0.1", 9, 2, 5, True, (1, 2), NONCE, b
 GOLDEN: tuple[tuple[Message, str], ...] = (
     (
         HELLO,
-        "9e0101a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
-        "030405060708090a0b0c0d0e0fc420aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-        "aaaaaaaaaa",
+        (
+            "9e0101a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
+            "030405060708090a0b0c0d0e0fc420aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+            "aaaaaaaaaa"
+        ),
     ),
     (Lost(5, ONE, "reset"), "9501020501a57265736574"),
     (Timeout(5, 6, "waiting for b"), "9501030506ad77616974696e6720666f722062"),
@@ -89,8 +91,10 @@ GOLDEN: tuple[tuple[Message, str], ...] = (
             (TWO,),
             False,
         ),
-        "9801070509079299080009c402ff01c301c200a099090201c40100c200c303a46c61746591cffedcba98"
-        "76543210c2",
+        (
+            "9801070509079299080009c402ff01c301c200a099090201c40100c200c303a46c61746591cffedcba98"
+            "76543210c2"
+        ),
     ),
     (Sp(5, (1, 2), -1, 3), "96010805920102ff03"),
     (At(5, (1, 2), 4), "9501090592010204"),
@@ -104,9 +108,11 @@ GOLDEN: tuple[tuple[Message, str], ...] = (
     (Waiting("for b"), "930141a5666f722062"),
     (
         Install(RECORD),
-        "930142960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
-        "089194a1679201cffedcba987654321003929504009300fffe00a09505029003a46c617465919201cffe"
-        "dcba9876543210",
+        (
+            "930142960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
+            "089194a1679201cffedcba987654321003929504009300fffe00a09505029003a46c617465919201cffe"
+            "dcba9876543210"
+        ),
     ),
     (Flush(5), "93014305"),
     (Ask(5, (1, 2)), "94014405920102"),
