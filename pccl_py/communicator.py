@@ -41,7 +41,8 @@ CONNECT_S = 10.0
 PROGRESS_S = 10.0
 LEAVE_S = 30.0
 SWEEP_MIN = 64  # ops known before those that ended out of order are looked for
-NAME_BYTES_MAX = 64
+NAME_BYTES_MAX = 64  # a peer's and a group's, as on the wire
+RUN_BYTES_MAX = 128
 
 _OPS = {op.name.lower(): op for op in ReduceOp}
 _log = logging.getLogger("pccl")
@@ -84,13 +85,19 @@ def join(
     """
     settings = config.resolve(coordinator=coordinator, run=run, group=group, secret=secret)
     timers = config.Timers(deadline_s)
+    endpoints = endpoint.parse_list(settings.coordinator)
     _check_join(name, min_members, timeout, transport)
+    _check_text("run", settings.run, RUN_BYTES_MAX)
+    _check_text("group", settings.group, NAME_BYTES_MAX)
+    if not all(one.port for one in endpoints):
+        raise UsageError(f"coordinator {settings.coordinator!r}: its port cannot be 0")
     began = time.monotonic()
     until = None if timeout is None else began + timeout
     reach_until = began + (CONNECT_S if timeout is None else min(CONNECT_S, timeout))
-    where = address.first_reachable(endpoint.parse_list(settings.coordinator), reach_until)
+    where = address.first_reachable(endpoints, reach_until)
     listening = address.listen_on(bind, where)
-    if settings.secret is None and address.needs_secret(where, listening):
+    reached = address.advertised(advertise, listening, where)
+    if settings.secret is None and address.needs_secret(where, listening, reached):
         raise UsageError(
             "a run secret is required off loopback: set PCCL_SECRET or PCCL_SECRET_FILE to the one "
             "that the coordinator has"
@@ -105,9 +112,6 @@ def join(
         checksum_payload=settings.checksum == "full" or not listening.is_loopback,
     )
     try:
-        reached = address.advertised(
-            advertise, endpoint.Endpoint(listening.host, engine.port), where
-        )
         if name is None:
             name = config.default_name(config.environment(), socket.gethostname(), os.getpid())
         first = state.initial(
@@ -116,7 +120,7 @@ def join(
             name=name[:NAME_BYTES_MAX],
             group=settings.group,
             host=reached.host,
-            port=reached.port,
+            port=reached.port or engine.port,
             min_members=min_members,
             detection_s=timers.detection_s,
         )
@@ -135,13 +139,19 @@ def join(
 
 
 def _check_join(name: str | None, min_members: int, timeout: float | None, transport: str) -> None:
-    if not isinstance(min_members, int) or not 1 <= min_members <= 1024:
+    if type(min_members) is not int or not 1 <= min_members <= 1024:
         raise UsageError(f"min_members={min_members!r} must be a number from 1 to 1024")
     _check_timeout(timeout)
     if transport not in ("auto", "tcp"):
         raise UsageError(f"transport={transport!r} must be 'auto' or 'tcp'")
-    if name is not None and (not name or len(name.encode()) > NAME_BYTES_MAX):
-        raise UsageError(f"name={name!r} must have 1 to {NAME_BYTES_MAX} bytes")
+    if name is not None:
+        _check_text("name", name, NAME_BYTES_MAX)
+
+
+def _check_text(what: str, text: str, bytes_max: int) -> None:
+    right = isinstance(text, str) and text.isprintable() and 0 < len(text.encode()) <= bytes_max
+    if not right:
+        raise UsageError(f"{what}={text!r:.80} must be a printable text of 1 to {bytes_max} bytes")
 
 
 def _check_timeout(timeout: float | None) -> None:

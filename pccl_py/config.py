@@ -45,8 +45,9 @@ class Timers:
     deadline_s: float = DEFAULT_DEADLINE_S
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.deadline_s) and self.deadline_s > 0.0):
-            raise UsageError(f"deadline_s={self.deadline_s} must be a finite number of seconds > 0")
+        given = self.deadline_s
+        if not (isinstance(given, int | float) and math.isfinite(given) and given > 0.0):
+            raise UsageError(f"deadline_s={given!r} must be a finite number of seconds > 0")
 
     @property
     def detection_s(self) -> float:
@@ -120,6 +121,8 @@ def _choice(name: str, value: str | None, choices: tuple[str, ...], default: str
 
 def _secret(argument: str | bytes | None, environ: Mapping[str, str]) -> bytes | None:
     if argument is not None:
+        if not isinstance(argument, str | bytes):
+            raise UsageError(f"the secret argument must be str or bytes, not {type(argument)}")
         return _checked("the secret argument", os.fsencode(argument))
     text = environ.get("PCCL_SECRET")
     if text:

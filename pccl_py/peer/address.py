@@ -10,18 +10,15 @@ import time
 from collections.abc import Sequence
 
 from pccl_py.errors import CoordinatorLost, UsageError
-from pccl_py.protocol.endpoint import Endpoint, is_loopback
+from pccl_py.protocol.endpoint import Endpoint, is_loopback, parse
 
 
 def resolve(endpoint: Endpoint) -> Endpoint:
-    """`endpoint` with a numeric host. Raises CoordinatorLost if the name is not known."""
+    """`endpoint` with a numeric host. Raises OSError if the name is not known."""
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise CoordinatorLost(
-            f"coordinator {endpoint}: the name cannot be looked up ({error.strerror}); "
-            "check PCCL_COORDINATOR"
-        ) from None
+    except UnicodeError as error:  # a label too long, or empty
+        raise OSError(f"not a host name ({error})") from None
     return Endpoint(str(found[0][4][0]), endpoint.port)
 
 
@@ -33,13 +30,15 @@ def first_reachable(endpoints: Sequence[Endpoint], until: float) -> Endpoint:
     while True:
         said = []
         for endpoint in endpoints:
-            numeric = resolve(endpoint)
             try:
+                numeric = resolve(endpoint)
                 left = max(0.1, min(3.0, until - time.monotonic()))
                 socket.create_connection((numeric.host, numeric.port), left).close()
                 return numeric
             except TimeoutError:
                 said.append(f"{endpoint}: no answer")
+            except socket.gaierror as error:
+                said.append(f"{endpoint}: the name cannot be looked up ({error.strerror})")
             except OSError as error:
                 said.append(f"{endpoint}: {error.strerror or error}")
         if time.monotonic() + 0.2 >= until:
@@ -64,13 +63,13 @@ def listen_on(bind: str | None, coordinator: Endpoint) -> Endpoint:
     the route to the coordinator, any free port. Raises UsageError."""
     if bind is None:
         return Endpoint(local_address(coordinator), 0)
-    return _numeric(_host_port("bind", bind))
+    return _numeric("bind", _host_port("bind", bind))
 
 
 def advertised(advertise: str | None, listening: Endpoint, coordinator: Endpoint) -> Endpoint:
     """The address that other peers call. Raises UsageError if it cannot be called."""
     if advertise is not None:
-        given = _numeric(_host_port("advertise", advertise))
+        given = _numeric("advertise", _host_port("advertise", advertise))
         return Endpoint(given.host, given.port or listening.port)
     if listening.host in ("0.0.0.0", "::"):
         return Endpoint(local_address(coordinator), listening.port)
@@ -78,27 +77,27 @@ def advertised(advertise: str | None, listening: Endpoint, coordinator: Endpoint
 
 
 def _host_port(what: str, text: str) -> Endpoint:
-    from pccl_py.protocol import endpoint
-
+    if not isinstance(text, str) or text.strip("[] ") in ("", ":"):
+        raise UsageError(f"{what}={text!r} must be HOST, HOST:PORT, or [v6]:PORT")
     host = text.strip("[]")
     if ":" not in text or (host.count(":") > 1 and not text.startswith("[")):
         return Endpoint(host, 0)
     if text.startswith("[") and text.endswith("]"):
         return Endpoint(host, 0)
     try:
-        return endpoint.parse(text)
+        return parse(text)
     except UsageError as error:
         raise UsageError(f"{what}: {error}") from None
 
 
-def _numeric(endpoint: Endpoint) -> Endpoint:
+def _numeric(what: str, endpoint: Endpoint) -> Endpoint:
     try:
-        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise UsageError(f"{endpoint.host!r} is not an address here: {error.strerror}") from None
-    return Endpoint(str(found[0][4][0]), endpoint.port)
+        return resolve(endpoint)
+    except OSError as error:
+        text = error.strerror or str(error)
+        raise UsageError(f"{what}: {endpoint.host!r} is not an address here: {text}") from None
 
 
-def needs_secret(coordinator: Endpoint, listening: Endpoint) -> bool:
-    """Whether anything of the run leaves this machine."""
-    return not (is_loopback(coordinator.host) and is_loopback(listening.host))
+def needs_secret(*used: Endpoint) -> bool:
+    """Whether anything of the run leaves this machine, given all the addresses it uses."""
+    return not all(is_loopback(endpoint.host) for endpoint in used)

@@ -241,6 +241,8 @@ class Control:
                 message = encoding.decode(frames[-1])
             except ProtocolError as error:
                 text = f"the coordinator sent what it must not: {error}"
+                if self.mailbox.record is None:
+                    text += f"; is {self._config.coordinator} the coordinator's port?"
                 self._on_failure(from_code(Code.PROTOCOL, text))
                 continue
             if _is_for_peer(message):

@@ -37,6 +37,8 @@ class Endpoint:
 def parse(text: str) -> Endpoint:
     """The endpoint that `text` names. Raises UsageError, one line that says what is wrong."""
     wrong = f"{text!r} is not an address: write HOST:PORT, or [v6]:PORT for IPv6"
+    if not isinstance(text, str):
+        raise UsageError(wrong)
     host, colon, port_text = text.strip().rpartition(":")
     if not colon or not host:
         raise UsageError(wrong)
@@ -55,7 +57,7 @@ def parse(text: str) -> Endpoint:
 
 def parse_list(text: str) -> tuple[Endpoint, ...]:
     """Several endpoints separated by commas, at least one. Raises UsageError."""
-    return tuple(parse(part) for part in text.split(","))
+    return tuple(parse(part) for part in str(text).split(","))
 
 
 def is_loopback(host: str) -> bool:
