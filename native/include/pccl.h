@@ -74,6 +74,14 @@ enum pccl_reduce { PCCL_SUM = 0, PCCL_AVG = 1, PCCL_PROD = 2, PCCL_MIN = 3, PCCL
 
 enum pccl_kind { PCCL_ALL_REDUCE = 0, PCCL_BROADCAST = 1 };
 
+/* How segments travel. AUTO: direct up to 32 members, else ring; resolved in each view. */
+enum pccl_route {
+    PCCL_ROUTE_AUTO = 0,
+    PCCL_ROUTE_RING = 1,
+    PCCL_ROUTE_STAR = 2,  /* one fixed hub, the first in the ring */
+    PCCL_ROUTE_DIRECT = 3 /* rotating hubs */
+};
+
 typedef struct pccl_engine pccl_engine;
 
 struct pccl_config {
@@ -130,6 +138,7 @@ struct pccl_op {
     uint64_t name;  /* 0: unnamed, matched by order; else a hash of the name, matched by (name, n-th
                        use) */
     int32_t strict; /* 1: a death that costs a segment raises PCCL_PEER_LOST */
+    int32_t route;       /* enum pccl_route */
     uint64_t timeout_ns; /* from now; at least 1 */
 };
 
@@ -143,6 +152,7 @@ struct pccl_result {
     uint64_t bytes_sent;
     uint64_t bytes_received;
     uint64_t elapsed_ns;
+    int32_t route; /* the one taken in the last view: enum pccl_route */
     char text[1024];
 };
 

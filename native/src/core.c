@@ -33,8 +33,6 @@ pc_core *pc_core_new(const struct pc_core_config *config) {
     core->event_tail = &core->event_head;
     core->start_tail = &core->start_head;
     core->deadline_ns = UINT64_MAX;
-    for (int which = 0; which < PC_LINKS; which++)
-        pc_mux_reset(&core->links[which]);
     return core;
 }
 
@@ -44,6 +42,7 @@ void pc_core_free(pc_core *core) {
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
         free(op->segments);
+        free(op->part_cursors);
         free(op->undo);
         free(op);
     }
@@ -52,6 +51,9 @@ void pc_core_free(pc_core *core) {
         free(core->verdicts[i].text);
     }
     free(core->verdicts);
+    pc_pairs_free(core);
+    for (int id = 0; id < PC_LINKS_MAX; id++)
+        free(core->links[id]);
     free(core->peers);
     pc_pool_free(&core->pool);
     free(core);
@@ -93,14 +95,14 @@ int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, ui
         core->submitted++;
     }
     if (args->kind == PCCL_BROADCAST && args->root_peer == core->config.peer)
-        pc_ring_root_final(op);
+        pc_root_final(op);
     if (!core->epoch || core->stopped)
         return PCCL_OK; /* registered; it starts when a view is installed */
     if (!pc_view_apply(core, op)) {
         core->plan_left -= op->plan_left; /* a late submitter does not count for Repaired */
         op->plan_left = 0;
         op->result.repaired = 0;
-        pc_ring_submitted(core, op);
+        pc_submitted(core, op);
     }
     return PCCL_OK;
 }
@@ -108,10 +110,6 @@ int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, ui
 void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns) {
     (void)now_ns;
     core->stopped = true;
-    for (int which = 0; which < PC_LINKS; which++) {
-        pc_demux_stop(core, &core->links[which]);
-        pc_mux_reset(&core->links[which]);
-    }
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
         op->queued_count = 0;
@@ -146,6 +144,18 @@ void pc_core_tick(pc_core *core, uint64_t now_ns) {
 /* ---- events -----------------------------------------------------------------------------------
  */
 
+/* The first member, from the successor on, of which no descriptor is here. */
+static uint32_t first_silent(const pc_core *core, const struct pc_op *op) {
+    if (core->world < 2 || pc_all_ready(core, op))
+        return PC_NO_INDEX;
+    if (pc_route(core, op) == PCCL_ROUTE_RING)
+        return (core->self + op->next_run + 1) % core->world;
+    uint32_t i = pc_after(core, core->self);
+    while (pc_is_known(op, i))
+        i = pc_after(core, i);
+    return i;
+}
+
 /* The blame line: what is missing, and who is the first that has not submitted, if any. */
 static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
                   struct pccl_event *event) {
@@ -154,8 +164,9 @@ static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
         if (op->segments[i].state == PC_INTACT)
             missing += pc_op_bytes(op, i);
     double seconds = (double)(now_ns - op->submitted_ns) / 1e9;
-    if (core->world > 1 && op->next_run + 1 < core->world) {
-        event->peer = core->peers[(core->self + op->next_run + 1) % core->world];
+    uint32_t silent = first_silent(core, op);
+    if (silent != PC_NO_INDEX) {
+        event->peer = core->peers[silent];
         snprintf(event->reason, sizeof event->reason,
                  "waited %.1f s, %" PRIu64 " bytes missing, not known to have submitted it: "
                  "peer %08" PRIx64,
@@ -168,10 +179,8 @@ static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
 }
 
 static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pccl_event *event) {
-    int which = op->mismatch_link;
-    uint32_t step = which == PC_NEXT ? 1 : core->world - 1;
-    event->peer = core->peers[(core->self + step) % core->world];
-    const char *field = pc_desc_differ(&op->desc, &op->desc_of[which], event->mine, event->theirs,
+    event->peer = core->peers[op->mismatch_from];
+    const char *field = pc_desc_differ(&op->desc, &op->mismatch_desc, event->mine, event->theirs,
                                        sizeof event->mine);
     snprintf(event->field, sizeof event->field, "%s", field ? field : "descriptor");
 }
@@ -208,12 +217,12 @@ static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
 int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     out->event = (struct pccl_event){.epoch = core->epoch};
     out->which = 0;
-    for (int which = 0; which < PC_LINKS; which++) {
-        struct pc_link *link = &core->links[which];
-        if (!link->bad || link->bad_told)
+    for (int id = 0; id < core->links_high; id++) {
+        struct pc_link *link = core->links[id];
+        if (!link || !link->bad || link->bad_told)
             continue;
         link->bad_told = true;
-        out->which = which;
+        out->which = id;
         out->event.type = PC_EVENT_LINK_BAD;
         snprintf(out->event.reason, sizeof out->event.reason, "%s", link->bad_why);
         return 1;
@@ -235,32 +244,10 @@ int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns
     return 0;
 }
 
-/* ---- links ------------------------------------------------------------------------------------
- */
-
-void pc_core_link_up(pc_core *core, int which) {
-    struct pc_link *link = &core->links[which];
-    PC_ASSERT(!link->up);
-    pc_demux_reset(link);
-    pc_mux_new_stream(link);
-    link->up = true;
-}
-
-void pc_core_link_down(pc_core *core, int which) {
-    struct pc_link *link = &core->links[which];
-    if (!link->up)
-        return;
-    link->up = false;
-    pc_demux_stop(core, link);
-    link->held = false;
-    link->header_have = 0;
-    link->in_payload = false;
-}
-
 void pc_core_stats(const pc_core *core, struct pccl_stats *stats) {
     *stats = core->stats;
     stats->scratch_bytes = (uint64_t)core->pool.count * core->pool.buffer_bytes;
     stats->ops_running = core->running_count;
-    for (int which = 0; which < PC_LINKS; which++)
-        stats->links_up += core->links[which].up;
+    for (int id = 0; id < PC_LINKS_MAX; id++)
+        stats->links_up += core->links[id] != NULL;
 }

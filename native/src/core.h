@@ -21,9 +21,7 @@
 
 typedef struct pc_core pc_core;
 
-#define PC_NEXT       0
-#define PC_PREV       1
-#define PC_LINKS      2
+#define PC_LINKS_MAX 512 /* byte streams of one core */
 #define PC_SLICES_MAX 32
 
 #define PC_EVENT_ENDED    32 /* an op has ended: result */
@@ -79,23 +77,27 @@ void pc_core_tick(pc_core *core, uint64_t now_ns);
 /* The next event, oldest first; 0 if there is none. */
 int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns);
 
-/* A link came up (fresh byte streams both ways), or is gone. */
-void pc_core_link_up(pc_core *core, int which);
-void pc_core_link_down(pc_core *core, int which);
+/* A link to a peer came up: fresh byte streams both ways; any number per pair, and also to a peer
+ * that is not in the view (yet). Returns its id, or -1: too many, or out of memory. */
+int pc_core_link_new(pc_core *core, uint64_t peer);
+void pc_core_link_free(pc_core *core, int id);
+
+/* A member for which frames wait and to whom no link is up, each once; 0: none. */
+uint64_t pc_core_wanted(pc_core *core);
 
 /* Bytes that arrived. Returns how many were taken: fewer than n only when the link holds a frame of
  * a future epoch (pc_core_held) or turned bad; offer the rest again after the next set_view. */
-size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n);
-int pc_core_held(const pc_core *core, int which);
+size_t pc_core_feed(pc_core *core, int id, const uint8_t *bytes, size_t n);
+int pc_core_held(const pc_core *core, int id);
 
 /* Where the next payload bytes may be received directly: *ptr and how many; 0: use feed. */
-size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr);
-void pc_core_rx_done(pc_core *core, int which, size_t n);
+size_t pc_core_rx_space(pc_core *core, int id, uint8_t **ptr);
+void pc_core_rx_done(pc_core *core, int id, size_t n);
 
 /* The next bytes to send, in order; 0 slices: nothing now. Valid until the next call on the core.
  */
-int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX]);
-void pc_core_sent(pc_core *core, int which, size_t n);
+int pc_core_tx(pc_core *core, int id, struct pc_slice slices[PC_SLICES_MAX]);
+void pc_core_sent(pc_core *core, int id, size_t n);
 
 /* How many segments an op of this size has. */
 uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count);

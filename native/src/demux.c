@@ -14,16 +14,6 @@ void pc_link_spoil(struct pc_link *link, const char *why) {
     link->bad_why = why;
 }
 
-void pc_demux_reset(struct pc_link *link) {
-    link->held = false;
-    link->bad = false;
-    link->bad_told = false;
-    link->header_have = 0;
-    link->in_payload = false;
-    link->target = PC_RX_NOWHERE;
-    link->buffer = NULL;
-}
-
 void pc_demux_stop(pc_core *core, struct pc_link *link) {
     if (link->buffer)
         pc_pool_put(&core->pool, link->buffer);
@@ -32,25 +22,24 @@ void pc_demux_stop(pc_core *core, struct pc_link *link) {
 }
 
 /* Decides where the payload of the frame whose header just arrived goes. */
-static void route(pc_core *core, int which, struct pc_link *link) {
+static void route(pc_core *core, struct pc_link *link) {
     const struct pc_header *header = &link->header;
     link->target = PC_RX_NOWHERE;
-    if (header->epoch < core->epoch || core->stopped)
+    if (header->epoch < core->epoch || core->stopped || !link->pair)
         return; /* R6, R7: dropped, whole */
-    if (header->type == PC_READY) {
+    switch (header->type) {
+    case PC_READY:
         if (header->length != PC_DESC_BYTES)
             pc_link_spoil(link, "READY of a wrong length");
         link->target = PC_RX_SMALL;
         return;
-    }
-    if (which != PC_PREV) {
-        pc_link_spoil(link, "data against the ring's direction");
-        return;
-    }
-    if (header->type == PC_MARK) {
+    case PC_MARK:
+    case PC_ACK:
         if (header->length)
-            pc_link_spoil(link, "MARK with a payload");
+            pc_link_spoil(link, "MARK or ACK with a payload");
         return;
+    default:
+        break;
     }
     if (header->length > core->pool.buffer_bytes) {
         pc_link_spoil(link, "segment longer than any");
@@ -72,13 +61,15 @@ static uint8_t *payload_at(struct pc_link *link) {
     return NULL;
 }
 
-static void frame_done(pc_core *core, int which, struct pc_link *link) {
+static bool has_no_payload(uint8_t type) { return type == PC_MARK || type == PC_ACK; }
+
+static void frame_done(pc_core *core, struct pc_link *link) {
     link->header_have = 0;
     link->in_payload = false;
     core->stats.frames_received++;
     struct pc_header header = link->header;
-    if (link->target == PC_RX_NOWHERE &&
-        (header.type != PC_MARK || core->stopped || header.epoch < core->epoch))
+    bool late = core->stopped || header.epoch < core->epoch || !link->pair;
+    if (link->target == PC_RX_NOWHERE && (late || !has_no_payload(header.type)))
         return;
     if ((header.flags & PC_FLAG_PAYLOAD_CRC) && link->crc != header.crc) {
         pc_link_spoil(link, "wrong checksum");
@@ -87,22 +78,25 @@ static void frame_done(pc_core *core, int which, struct pc_link *link) {
     struct pc_buffer *buffer = link->buffer;
     link->buffer = NULL;
     link->target = PC_RX_NOWHERE;
-    if (buffer)
+    if (buffer) {
         buffer->header = header;
-    pc_ring_frame(core, which, &header, buffer, link->small);
+        buffer->from = link->pair->index;
+    }
+    const char *wrong = pc_frame_arrived(core, link->pair->index, &header, buffer, link->small);
+    if (wrong)
+        pc_link_spoil(link, wrong);
 }
 
-static void payload_arrived(pc_core *core, int which, struct pc_link *link, const uint8_t *bytes,
-                            size_t n) {
+static void payload_arrived(pc_core *core, struct pc_link *link, const uint8_t *bytes, size_t n) {
     if (link->header.flags & PC_FLAG_PAYLOAD_CRC && link->target != PC_RX_NOWHERE)
         link->crc = pc_crc32c(link->crc, bytes, n);
     link->payload_have += (uint32_t)n;
     if (link->payload_have == link->header.length)
-        frame_done(core, which, link);
+        frame_done(core, link);
 }
 
 /* The header is whole. Returns false if it must wait (held) or the link turned bad. */
-static bool begin(pc_core *core, int which, struct pc_link *link) {
+static bool begin(pc_core *core, struct pc_link *link) {
     const char *wrong = pc_header_get(link->header_bytes, &link->header);
     if (wrong) {
         pc_link_spoil(link, wrong);
@@ -115,20 +109,20 @@ static bool begin(pc_core *core, int which, struct pc_link *link) {
     link->in_payload = true;
     link->payload_have = 0;
     link->crc = pc_header_crc(link->header_bytes);
-    route(core, which, link);
+    route(core, link);
     if (link->bad)
         return false;
     if (!link->header.length)
-        frame_done(core, which, link);
+        frame_done(core, link);
     return !link->bad;
 }
 
-size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n) {
-    struct pc_link *link = &core->links[which];
+size_t pc_core_feed(pc_core *core, int id, const uint8_t *bytes, size_t n) {
+    struct pc_link *link = core->links[id];
     size_t taken = 0;
     if (link->held && link->header.epoch <= core->epoch) {
         link->held = false;
-        if (!begin(core, which, link))
+        if (!begin(core, link))
             return 0;
     }
     while (!link->bad && !link->held && taken < n) {
@@ -139,7 +133,7 @@ size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n) {
             memcpy(link->header_bytes + link->header_have, bytes + taken, now);
             link->header_have += (uint32_t)now;
             taken += now;
-            if (link->header_have == PC_HEADER_BYTES && !begin(core, which, link))
+            if (link->header_have == PC_HEADER_BYTES && !begin(core, link))
                 break;
             continue;
         }
@@ -149,28 +143,28 @@ size_t pc_core_feed(pc_core *core, int which, const uint8_t *bytes, size_t n) {
         if (to)
             memcpy(to, bytes + taken, now);
         taken += now;
-        payload_arrived(core, which, link, bytes + taken - now, now);
+        payload_arrived(core, link, bytes + taken - now, now);
     }
     core->stats.bytes_received += taken;
     return taken;
 }
 
-int pc_core_held(const pc_core *core, int which) {
-    const struct pc_link *link = &core->links[which];
+int pc_core_held(const pc_core *core, int id) {
+    const struct pc_link *link = core->links[id];
     return link->held && link->header.epoch > core->epoch;
 }
 
-size_t pc_core_rx_space(pc_core *core, int which, uint8_t **ptr) {
-    struct pc_link *link = &core->links[which];
+size_t pc_core_rx_space(pc_core *core, int id, uint8_t **ptr) {
+    struct pc_link *link = core->links[id];
     if (link->bad || link->held || !link->in_payload || link->target != PC_RX_BUFFER)
         return 0;
     *ptr = payload_at(link);
     return link->header.length - link->payload_have;
 }
 
-void pc_core_rx_done(pc_core *core, int which, size_t n) {
-    struct pc_link *link = &core->links[which];
+void pc_core_rx_done(pc_core *core, int id, size_t n) {
+    struct pc_link *link = core->links[id];
     PC_ASSERT(link->in_payload && link->target == PC_RX_BUFFER);
     core->stats.bytes_received += n;
-    payload_arrived(core, which, link, payload_at(link), n);
+    payload_arrived(core, link, payload_at(link), n);
 }

@@ -47,7 +47,7 @@ const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *h
     header->held = pc_get_u32(in + 20);
     header->length = pc_get_u32(in + 24);
     header->crc = pc_get_u32(in + 28);
-    if (header->type < PC_SUM || header->type > PC_READY)
+    if (header->type < PC_SUM || header->type > PC_ACK)
         return "frame of unknown type";
     if (header->flags & (uint16_t)~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC))
         return "frame with unknown flags";
@@ -72,6 +72,7 @@ void pc_desc_put(uint8_t out[PC_DESC_BYTES], const struct pc_desc *desc) {
     out[25] = desc->dtype;
     out[26] = desc->reduce;
     out[27] = desc->strict;
+    out[28] = desc->route;
 }
 
 bool pc_desc_get(const uint8_t in[PC_DESC_BYTES], struct pc_desc *desc) {
@@ -82,12 +83,14 @@ bool pc_desc_get(const uint8_t in[PC_DESC_BYTES], struct pc_desc *desc) {
     desc->dtype = in[25];
     desc->reduce = in[26];
     desc->strict = in[27];
-    return pc_get_u32(in + 28) == 0;
+    desc->route = in[28];
+    return !in[29] && !in[30] && !in[31];
 }
 
 static const char *const kind_names[] = {"all_reduce", "broadcast"};
 static const char *const dtype_names[] = {"uint8",   "int8",     "int16",   "int32",  "int64",
                                           "float16", "bfloat16", "float32", "float64"};
+static const char *const route_names[] = {"auto", "ring", "star", "direct"};
 static const char *const reduce_names[] = {"sum", "avg", "prod", "min", "max"};
 
 #define NAME_OF(table, i) ((i) < sizeof(table) / sizeof(*(table)) ? (table)[i] : "unknown")
@@ -123,6 +126,11 @@ const char *pc_desc_differ(const struct pc_desc *a, const struct pc_desc *b, cha
         snprintf(a_text, text_bytes, "%016" PRIx64, a->root_peer);
         snprintf(b_text, text_bytes, "%016" PRIx64, b->root_peer);
         return "src";
+    }
+    if (a->route != b->route) {
+        snprintf(a_text, text_bytes, "%s", NAME_OF(route_names, a->route));
+        snprintf(b_text, text_bytes, "%s", NAME_OF(route_names, b->route));
+        return "route";
     }
     if (a->strict != b->strict) {
         snprintf(a_text, text_bytes, "%s", a->strict ? "True" : "False");

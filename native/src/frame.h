@@ -18,7 +18,9 @@ enum pc_frame_type {
     PC_SUM = 1,  /* a partial sum on its way to the segment's owner */
     PC_COPY = 2, /* the final value on its way round */
     PC_MARK = 3, /* every member holds the segment */
-    PC_READY = 4 /* the sender has submitted the op; payload is its descriptor */
+    PC_READY = 4, /* the sender has submitted the op; payload is its descriptor */
+    PC_PART = 5,  /* star: one input, to the segment's owner */
+    PC_ACK = 6    /* star: to the owner, the sender holds the segment */
 };
 
 enum pc_frame_flag {
@@ -49,6 +51,7 @@ struct pc_desc {
     uint8_t dtype;
     uint8_t reduce;
     uint8_t strict;
+    uint8_t route; /* as asked for: enum pccl_route */
 };
 
 struct pc_handshake {

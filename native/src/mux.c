@@ -1,6 +1,7 @@
-/* mux: queued frames of one link -> bytes, in order. Urgent frames (control, small ops) overtake
- * bulk ones between frames. After a view change the rest of a half-sent frame is made up of zeros:
- * its receiver has left that epoch (it answered the flush) and drops it, but framing must hold. */
+/* mux: queued frames of a pair -> bytes of whichever of its links can send, in order per link.
+ * Urgent frames (control, small ops) overtake bulk ones between frames. After a view change the rest
+ * of a half-sent frame is made up of zeros: its receiver has left that epoch (it answered the flush)
+ * and drops it, but framing must hold. */
 #include <string.h>
 
 #include "bytes.h"
@@ -9,21 +10,10 @@
 
 static const uint8_t zeros[64 << 10];
 
-static void queue_init(struct pc_queue *queue) {
-    queue->head = NULL;
-    queue->tail = &queue->head;
-}
-
 void pc_mux_new_stream(struct pc_link *link) {
     link->slot_first = link->slot_count = 0;
     link->slot_sent = 0;
     link->zombie = 0;
-}
-
-void pc_mux_reset(struct pc_link *link) {
-    queue_init(&link->urgent);
-    queue_init(&link->bulk);
-    pc_mux_new_stream(link);
 }
 
 void pc_mux_enter_view(struct pc_link *link) {
@@ -32,9 +22,7 @@ void pc_mux_enter_view(struct pc_link *link) {
     if (link->slot_count && link->slot_sent) {
         if (link->slot_sent < PC_HEADER_BYTES) {
             /* The header goes out whole (its slot stays readable), the payload is owed as zeros. */
-            first->node = NULL;
-            queue_init(&link->urgent);
-            queue_init(&link->bulk);
+            first->entry.op = NULL;
             link->slot_count = 1;
             link->zombie += first->length;
             first->length = 0;
@@ -43,64 +31,45 @@ void pc_mux_enter_view(struct pc_link *link) {
         PC_ASSERT(!owed); /* nothing is begun while zeros are owed */
         owed = PC_HEADER_BYTES + first->length - link->slot_sent;
     }
-    pc_mux_reset(link);
+    pc_mux_new_stream(link);
     link->zombie = owed;
 }
 
-void pc_mux_push(pc_core *core, int which, struct pc_node *node, struct pc_op *op, uint32_t segment,
-                 uint8_t type) {
-    struct pc_link *link = &core->links[which];
-    if (node->queued)
-        return; /* a READY that is still waiting carries the newest run when it goes */
-    node->next = NULL;
-    node->op = op;
-    node->segment = segment;
-    node->type = type;
-    node->queued = true;
-    op->queued_count++;
-    bool urgent = type == PC_MARK || type == PC_READY || pc_op_small(op);
-    struct pc_queue *queue = urgent ? &link->urgent : &link->bulk;
-    *queue->tail = node;
-    queue->tail = &node->next;
+static const uint8_t *payload_of(const struct pc_op *op, const struct pc_entry *entry) {
+    const struct pc_segment *segment = &op->segments[entry->segment];
+    if (entry->type == PC_SUM && segment->buffer)
+        return segment->buffer->data;
+    return pc_op_address(op, entry->segment);
 }
 
-static struct pc_node *pop(struct pc_queue *queue) {
-    struct pc_node *node = queue->head;
-    if (!node)
-        return NULL;
-    queue->head = node->next;
-    if (!queue->head)
-        queue->tail = &queue->head;
-    node->next = NULL;
-    return node;
-}
-
-static void fill_slot(pc_core *core, struct pc_slot *slot, struct pc_node *node) {
-    struct pc_op *op = node->op;
-    struct pc_header header = {.type = node->type,
+static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
+                      const struct pc_entry *entry) {
+    struct pc_op *op = entry->op;
+    struct pc_header header = {.type = entry->type,
                                .epoch = core->epoch,
                                .op = pc_number(op->id),
-                               .segment = node->segment,
+                               .segment = entry->segment,
                                .held = core->stable};
     if (pc_is_named(op->id))
         header.flags |= PC_FLAG_NAMED;
-    slot->node = node;
+    slot->entry = *entry;
     slot->payload = NULL;
-    if (node->type == PC_READY) {
+    if (entry->type == PC_READY) {
         pc_desc_put(slot->small, &op->desc);
         slot->payload = slot->small;
         header.length = PC_DESC_BYTES;
         uint32_t run = 1 + op->next_run;
         header.contributors = (uint16_t)(run < core->world ? run : core->world);
-    } else {
-        struct pc_segment *segment = &op->segments[node->segment];
-        header.contributors = segment->contributors;
-        if (node->type != PC_MARK) {
-            header.length = (uint32_t)pc_op_bytes(op, node->segment);
-            slot->payload = segment->buffer && node->type == PC_SUM
-                                ? segment->buffer->data
-                                : pc_op_address(op, node->segment);
-        }
+        uint32_t index = link->pair->index;
+        op->ready_queued[index / 8] &= (uint8_t) ~(1u << index % 8); /* news is announced again */
+        header.segment = op->opened;
+        op->queued_count--;
+        slot->entry.op = NULL; /* wholly in the slot */
+    } else if (entry->type == PC_SUM || entry->type == PC_COPY || entry->type == PC_PART) {
+        header.contributors =
+            entry->type == PC_PART ? 1 : op->segments[entry->segment].contributors;
+        header.length = (uint32_t)pc_op_bytes(op, entry->segment);
+        slot->payload = payload_of(op, entry);
     }
     if (core->config.checksum_payload)
         header.flags |= PC_FLAG_PAYLOAD_CRC;
@@ -113,18 +82,11 @@ static void fill(pc_core *core, struct pc_link *link) {
     for (uint32_t i = 0; i < link->slot_count; i++)
         bytes += link->slots[(link->slot_first + i) % PC_BATCH].length;
     while (link->slot_count < PC_BATCH && bytes < PC_BATCH_BYTES) {
-        struct pc_node *node = pop(&link->urgent);
-        if (!node)
-            node = pop(&link->bulk);
-        if (!node)
+        struct pc_entry entry;
+        if (!pc_queue_pop(&link->pair->urgent, &entry) && !pc_queue_pop(&link->pair->bulk, &entry))
             return;
         struct pc_slot *slot = &link->slots[(link->slot_first + link->slot_count) % PC_BATCH];
-        fill_slot(core, slot, node);
-        if (node->type == PC_READY) { /* wholly in the slot; a longer run is another frame */
-            node->queued = false;
-            node->op->queued_count--;
-            slot->node = NULL;
-        }
+        fill_slot(core, link, slot, &entry);
         bytes += slot->length;
         link->slot_count++;
     }
@@ -141,10 +103,10 @@ static void add(struct pc_slice slices[], int *count, const uint8_t *ptr, size_t
     (*count)++;
 }
 
-int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX]) {
-    struct pc_link *link = &core->links[which];
+int pc_core_tx(pc_core *core, int id, struct pc_slice slices[PC_SLICES_MAX]) {
+    struct pc_link *link = core->links[id];
     int count = 0;
-    if (!link->up || core->stopped || link->bad)
+    if (!link->pair || core->stopped || link->bad)
         return 0;
     if (!link->zombie)
         fill(core, link);
@@ -163,25 +125,23 @@ int pc_core_tx(pc_core *core, int which, struct pc_slice slices[PC_SLICES_MAX]) 
 }
 
 static void finish(pc_core *core, struct pc_slot *slot) {
-    struct pc_node *node = slot->node;
+    struct pc_op *op = slot->entry.op;
     core->stats.frames_sent++;
-    if (!node)
+    if (!op)
         return;
-    struct pc_op *op = node->op;
-    node->queued = false;
     op->queued_count--;
     op->result.bytes_sent += slot->length;
-    if (node->type == PC_SUM) {
-        struct pc_segment *segment = &op->segments[node->segment];
-        if (segment->buffer) {
-            pc_pool_put(&core->pool, segment->buffer);
-            segment->buffer = NULL;
-        }
+    if (slot->entry.type != PC_SUM)
+        return;
+    struct pc_segment *segment = &op->segments[slot->entry.segment];
+    if (segment->buffer) {
+        pc_pool_put(&core->pool, segment->buffer);
+        segment->buffer = NULL;
     }
 }
 
-void pc_core_sent(pc_core *core, int which, size_t n) {
-    struct pc_link *link = &core->links[which];
+void pc_core_sent(pc_core *core, int id, size_t n) {
+    struct pc_link *link = core->links[id];
     core->stats.bytes_sent += n;
     while (n && link->slot_count) {
         struct pc_slot *slot = &link->slots[link->slot_first];

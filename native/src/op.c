@@ -19,6 +19,17 @@ struct pc_op *pc_op_find(const pc_core *core, uint64_t id) {
     return NULL;
 }
 
+bool pc_op_owners(struct pc_op *op, uint32_t world) {
+    uint32_t *both = calloc(world, 2 * sizeof *both);
+    if (!both)
+        return false;
+    free(op->part_cursors);
+    op->part_cursors = both;
+    op->opened_by = both + world;
+    op->owner_count = world;
+    return true;
+}
+
 struct pc_op *pc_op_get(pc_core *core, uint64_t id) {
     struct pc_op *op = pc_op_find(core, id);
     if (op)
@@ -28,8 +39,13 @@ struct pc_op *pc_op_get(pc_core *core, uint64_t id) {
     op = calloc(1, sizeof *op);
     if (!op)
         return NULL;
+    if (core->epoch && !pc_op_owners(op, core->world)) {
+        free(op);
+        return NULL;
+    }
     op->id = id;
     op->parked_tail = &op->parked;
+    op->first_from = op->odd_from = PC_NO_INDEX;
     struct pc_op **bucket = &core->buckets[bucket_of(id)];
     op->hash_next = *bucket;
     *bucket = op;
@@ -75,6 +91,7 @@ void pc_op_forget(pc_core *core, struct pc_op *op) {
         core->ops_tail = op->prev;
     core->op_count--;
     free(op->segments);
+    free(op->part_cursors);
     free(op->undo);
     free(op);
 }
@@ -84,16 +101,14 @@ bool pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *
     PC_ASSERT(op->state == PC_FOREIGN);
     size_t element_bytes = pccl_dtype_size(args->dtype);
     uint32_t segments = pc_core_segments(core, args->dtype, args->count);
+    free(op->segments); /* of a try that ran out of memory */
     op->segments = calloc(segments, sizeof *op->segments);
     if (!op->segments)
         return false;
     if (args->strict && args->count) {
         op->undo = malloc(args->count * element_bytes);
-        if (!op->undo) {
-            free(op->segments);
-            op->segments = NULL;
+        if (!op->undo)
             return false;
-        }
     }
     op->desc = (struct pc_desc){.count = args->count,
                                 .name = args->name,
@@ -101,7 +116,8 @@ bool pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *
                                 .kind = (uint8_t)args->kind,
                                 .dtype = (uint8_t)args->dtype,
                                 .reduce = (uint8_t)args->reduce,
-                                .strict = (uint8_t)(args->strict != 0)};
+                                .strict = (uint8_t)(args->strict != 0),
+                                .route = (uint8_t)args->route};
     op->data = args->data;
     op->element_bytes = element_bytes;
     op->segment_count = segments;
@@ -169,6 +185,7 @@ void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
         op->result.contributors_min = op->result.contributors_max = 0;
     }
     op->result.status = status;
+    op->result.route = core->epoch ? pc_route(core, op) : 0;
     snprintf(op->result.text, sizeof op->result.text, "%s", text);
     op->state = status == PCCL_OK ? PC_STABLE : PC_RAISED;
     op->data = NULL;

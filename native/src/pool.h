@@ -13,6 +13,7 @@
 struct pc_buffer {
     struct pc_buffer *next;     /* free list, or the list of parked frames that holds it */
     struct pc_buffer *all_next; /* every buffer ever made */
+    uint32_t from;              /* ring index of its sender */
     struct pc_header header;    /* of the frame whose payload this is */
     uint8_t *data;              /* 64-byte aligned */
 };

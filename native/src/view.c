@@ -14,8 +14,9 @@ int pc_core_flush(pc_core *core, uint32_t epoch) {
     if (epoch != core->epoch || !core->epoch)
         return 0;
     core->stopped = true;
-    for (int which = 0; which < PC_LINKS; which++)
-        pc_demux_stop(core, &core->links[which]);
+    for (int id = 0; id < PC_LINKS_MAX; id++)
+        if (core->links[id])
+            pc_demux_stop(core, core->links[id]);
     return 1;
 }
 
@@ -122,14 +123,17 @@ fail:
 }
 
 static void drop_transit(pc_core *core) {
-    for (int which = 0; which < PC_LINKS; which++) {
-        struct pc_link *link = &core->links[which];
+    for (int id = 0; id < PC_LINKS_MAX; id++) {
+        struct pc_link *link = core->links[id];
+        if (!link)
+            continue;
         link->buffer = NULL;
         link->target = PC_RX_NOWHERE;
         pc_mux_enter_view(link);
     }
     pc_pool_put_all(&core->pool);
-    core->in_flight = core->eager_in_flight = 0;
+    core->in_flight = core->eager_in_flight = core->copies_in_flight = 0;
+    core->open_in_flight = core->open_unready = 0;
     core->start_head = NULL;
     core->start_tail = &core->start_head;
 }
@@ -138,11 +142,14 @@ static void reset_op(struct pc_op *op) {
     op->starting = false;
     op->mismatched = false;
     op->queued_count = 0;
-    op->desc_known[PC_NEXT] = op->desc_known[PC_PREV] = false;
+    memset(op->known, 0, sizeof op->known);
+    op->known_count = 0;
+    op->first_from = op->odd_from = PC_NO_INDEX;
     op->next_run = 0;
+    memset(op->ready_queued, 0, sizeof op->ready_queued);
+    op->opened = 0;
     op->parked = NULL;
     op->parked_tail = &op->parked;
-    op->ready[PC_NEXT].queued = op->ready[PC_PREV].queued = false;
     op->eager_bytes = 0;
     op->plan_left = 0;
     op->cursor = 0;
@@ -152,8 +159,9 @@ static void reset_op(struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         segment->started = segment->counted = segment->eager = false;
-        segment->buffer = NULL;
-        segment->sum.queued = segment->copy.queued = segment->mark.queued = false;
+        segment->copied = segment->mark_early = segment->open = false;
+        segment->parts_done = segment->acks = 0;
+        segment->buffer = segment->early = NULL;
         segment->holder = PCCL_HOLDER_REDO;
     }
 }
@@ -179,7 +187,7 @@ static void all_held(pc_core *core, struct pc_op *op) {
         op->segments[i].state = PC_MARKED;
     }
     op->final_count = op->marked_count = op->segment_count;
-    pc_ring_check_end(core, op);
+    pc_check_end(core, op);
 }
 
 static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdict_copy *verdict) {
@@ -228,9 +236,9 @@ bool pc_view_apply(pc_core *core, struct pc_op *op) {
         return true;
     }
     if (core->world == 1)
-        pc_ring_alone(core, op);
+        pc_alone(core, op);
     else
-        pc_ring_check_end(core, op);
+        pc_check_end(core, op);
     return op->state != PC_RUNNING;
 }
 
@@ -239,6 +247,21 @@ void pc_view_check_repaired(pc_core *core) {
         return;
     core->repaired_told = true;
     core->repaired_pending = true;
+}
+
+static uint32_t at_least(uint32_t floor, uint32_t value) { return value < floor ? floor : value; }
+
+/* Shares of the scratch, in segments. Of the whole, ring and copies may take an eighth each, parts
+ * that owners ask for three eighths, parts sent unasked an eighth; with many members the floors. */
+static void set_windows(pc_core *core) {
+    uint32_t buffers = (uint32_t)(core->config.scratch_bytes / core->pool.buffer_bytes);
+    uint32_t world = core->world;
+    uint32_t others = at_least(1, world - 1);
+    core->window = core->copy_window = at_least(2, buffers / 8 / world);
+    core->open_window = at_least(2, buffers * 3 / 8 / others);
+    core->eager_window = at_least(2, buffers / 8 / others);
+    core->pool.count_max = (core->window + core->copy_window) * world +
+                           (core->open_window + core->eager_window) * others + PC_LINKS_MAX;
 }
 
 static void enter(pc_core *core, const struct pccl_view *view) {
@@ -250,9 +273,15 @@ static void enter(pc_core *core, const struct pccl_view *view) {
     core->plan_left = 0;
     core->repaired_told = core->repaired_pending = false;
     core->full_told = core->full_pending = false;
-    uint64_t per_member = core->config.scratch_bytes / core->pool.buffer_bytes / core->world;
-    core->window = per_member < 2 ? 2 : (uint32_t)per_member;
-    core->pool.count_max = core->window * core->world;
+    set_windows(core);
+}
+
+/* Per running op, what each owner has opened and been sent. */
+static bool cursors_enter_view(pc_core *core, uint32_t world) {
+    for (struct pc_op *op = core->ops_head; op; op = op->next)
+        if (op->state == PC_RUNNING && !pc_op_owners(op, world))
+            return false;
+    return true;
 }
 
 int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_ns) {
@@ -263,6 +292,12 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
     struct pc_verdict_copy *verdicts;
     if (!copy_view(view, &peers, &verdicts))
         return PCCL_RESOURCE;
+    if (!cursors_enter_view(core, view->member_count) ||
+        !pc_pairs_enter_view(core, peers, view->member_count, view->self)) {
+        free_verdicts(verdicts, view->verdict_count);
+        free(peers);
+        return PCCL_RESOURCE;
+    }
     free(core->peers);
     free_verdicts(core->verdicts, core->verdict_count);
     core->peers = peers;
@@ -289,11 +324,11 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
                 core->deadline_ns = op->deadline_ns;
         }
         if (!pc_view_apply(core, op)) {
-            pc_ring_announce(core, op);
-            pc_ring_startable(core, op);
+            pc_announce(core, op);
+            pc_startable(core, op);
         }
     }
     pc_view_check_repaired(core);
-    pc_ring_start(core);
+    pc_start(core);
     return PCCL_OK;
 }

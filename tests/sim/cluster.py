@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-NEXT, PREV = 0, 1
+AUTO, RING, STAR, DIRECT = 0, 1, 2, 3
 RUNNING, STABLE, RAISED = 0, 1, 2
 REDO, ALL = -1, -2
 RUN, DONE, ABORT = 0, 1, 2
@@ -24,9 +24,18 @@ EV_ENDED, EV_BAD = 32, 33
 
 @dataclass
 class Pipe:
-    """One direction of one link: bytes sent and not yet fed. dead: the sender or reader is gone."""
+    """One direction of one link: bytes sent and not yet fed."""
 
     data: bytearray = field(default_factory=bytearray)
+
+
+@dataclass
+class Link:
+    """One member's end of a link."""
+
+    far: int
+    incoming: Pipe
+    outgoing: Pipe
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Submission:
     root: int = 0
     name: int = 0
     strict: bool = False
+    route: int = AUTO
 
 
 @dataclass
@@ -53,9 +63,7 @@ class Node:
     buffers: dict[int, np.ndarray] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
     results: dict[int, tuple[int, int, int, int, str]] = field(default_factory=dict)
-    outgoing: dict[int, Pipe] = field(default_factory=dict)  # which -> pipe
-    incoming: dict[int, Pipe] = field(default_factory=dict)
-    far: dict[int, int] = field(default_factory=dict)  # which -> peer at the other end
+    links: dict[int, Link] = field(default_factory=dict)  # the core's link id -> this end
     todo: list[Submission] = field(default_factory=list)
     repaired: set[int] = field(default_factory=set)
     mismatches: list[tuple[int, str, str, str]] = field(default_factory=list)
@@ -71,6 +79,7 @@ class Cluster:
         segment: int = 64,
         checksum: bool = True,
         scratch: int = 1 << 14,
+        links: int = 1,
     ) -> None:
         self.ffi, self.lib = core.ffi, core.lib
         self.random = random.Random(seed)
@@ -94,6 +103,16 @@ class Cluster:
             )
             handle = self.ffi.gc(self.lib.pc_core_new(config), self.lib.pc_core_free)
             self.nodes.append(Node(i, 1000 + i, handle))
+        for one in self.nodes:
+            for other in self.nodes[one.index + 1 :]:
+                for _ in range(links):
+                    self.connect(one, other)
+
+    def connect(self, one: Node, other: Node) -> None:
+        """One more link between two members. It outlives views; to a dead member it leads nowhere."""
+        there, back = Pipe(), Pipe()
+        one.links[self.lib.pc_core_link_new(one.core, other.peer)] = Link(other.index, back, there)
+        other.links[self.lib.pc_core_link_new(other.core, one.peer)] = Link(one.index, there, back)
 
     # ------------------------------------------------------------------ views
 
@@ -109,9 +128,6 @@ class Cluster:
     ) -> None:
         ffi, world = self.ffi, len(self.ring)
         place = self.ring.index(node.index)
-        successor, predecessor = self.ring[(place + 1) % world], self.ring[place - 1]
-        self.rewire(node, NEXT, successor if world > 1 else None)
-        self.rewire(node, PREV, predecessor if world > 1 else None)
         members = ffi.new("struct pccl_member[]", [{"peer": self.nodes[i].peer} for i in self.ring])
         keep: list[Any] = [members]
         rows = ffi.new("struct pccl_verdict[]", max(1, len(verdicts)))
@@ -138,29 +154,8 @@ class Cluster:
         )
         assert self.lib.pc_core_set_view(node.core, view, self.now) == 0
         node.epoch, node.stopped = self.epoch, False
-        for which in (NEXT, PREV):
-            self.offer(node, which, 0)
-
-    def rewire(self, node: Node, which: int, other: int | None) -> None:
-        """Keeps the link when its far end stays; else drops it and makes a new one."""
-        if node.far.get(which) == other and other is not None:
-            return
-        if which in node.far:
-            self.lib.pc_core_link_down(node.core, which)
-            node.far.pop(which)
-            node.incoming.pop(which)
-            node.outgoing.pop(which)
-        if other is None:
-            return
-        opposite = PREV if which == NEXT else NEXT
-        far = self.nodes[other]
-        node.far[which] = other
-        if far.far.get(opposite) == node.index and far.epoch == self.epoch:
-            node.incoming[which] = far.outgoing[opposite]
-            node.outgoing[which] = far.incoming[opposite]
-        else:
-            node.incoming[which], node.outgoing[which] = Pipe(), Pipe()
-        self.lib.pc_core_link_up(node.core, which)
+        for link in node.links:
+            self.offer(node, link, 0)
 
     # ------------------------------------------------------------------ steps
 
@@ -177,6 +172,7 @@ class Cluster:
                 "data": self.ffi.from_buffer(buffer) if buffer.size else self.ffi.NULL,
                 "count": buffer.size,
                 "name": sub.name,
+                "route": sub.route,
                 "strict": int(sub.strict),
                 "timeout_ns": 10_000_000_000,
             },
@@ -215,39 +211,36 @@ class Cluster:
                     )
                 )
 
-    def transmit(self, node: Node, which: int, limit: int) -> bool:
+    def transmit(self, node: Node, link: int, limit: int) -> bool:
         """Moves up to `limit` bytes from a core into its link's pipe."""
         slices = self.ffi.new("struct pc_slice[32]")
-        count = self.lib.pc_core_tx(node.core, which, slices)
-        if not count or which not in node.outgoing:
+        count = self.lib.pc_core_tx(node.core, link, slices)
+        if not count:
             return False
         blob = b"".join(bytes(self.ffi.buffer(s.ptr, s.len)) for s in slices[0:count])[:limit]
-        node.outgoing[which].data += blob
-        self.lib.pc_core_sent(node.core, which, len(blob))
+        node.links[link].outgoing.data += blob
+        self.lib.pc_core_sent(node.core, link, len(blob))
         self.drain(node)
         return True
 
-    def offer(self, node: Node, which: int, limit: int) -> bool:
+    def offer(self, node: Node, link: int, limit: int) -> bool:
         """Feeds up to `limit` bytes of the pipe; sometimes straight into the payload's place."""
-        pipe = node.incoming.get(which)
-        if pipe is None:
-            return False
+        pipe = node.links[link].incoming
         if not limit:
-            self.lib.pc_core_feed(node.core, which, self.ffi.NULL, 0)
+            self.lib.pc_core_feed(node.core, link, self.ffi.NULL, 0)
             self.drain(node)
             return False
         if not pipe.data:
             return False
         where = self.ffi.new("uint8_t **")
-        space = self.lib.pc_core_rx_space(node.core, which, where)
+        space = self.lib.pc_core_rx_space(node.core, link, where)
         if space and self.random.random() < 0.5:
             n = min(space, limit, len(pipe.data))
             self.ffi.memmove(where[0], bytes(pipe.data[:n]), n)
-            self.lib.pc_core_rx_done(node.core, which, n)
+            self.lib.pc_core_rx_done(node.core, link, n)
         else:
-            n = self.lib.pc_core_feed(
-                node.core, which, bytes(pipe.data[:limit]), min(limit, len(pipe.data))
-            )
+            some = bytes(pipe.data[:limit])
+            n = self.lib.pc_core_feed(node.core, link, some, len(some))
         del pipe.data[:n]
         self.drain(node)
         return n > 0
@@ -258,21 +251,18 @@ class Cluster:
     def step(self) -> bool:
         """One random step; False if that step could do nothing."""
         node = self.random.choice(self.alive())
-        which = self.random.choice((NEXT, PREV))
         size = self.random.choice((1, 7, 31, 32, 33, 100, 1000))
         self.now += self.random.randrange(1000)
         if node.todo and self.random.random() < 0.1:
             sub = node.todo.pop(0)
             self.submit(node, sub, node.inputs[sub.op_id])
             return True
+        if not node.links:
+            return False
+        link = self.random.choice(list(node.links))
         if self.random.random() < 0.5:
-            return self.transmit(node, which, size)
-        return self.offer(node, which, size)
-
-    def idle(self) -> bool:
-        return all(
-            not n.todo and all(not p.data for p in n.incoming.values()) for n in self.alive()
-        )
+            return self.transmit(node, link, size)
+        return self.offer(node, link, size)
 
     def run(self, steps: int = 200_000) -> None:
         """Until nothing moves any more."""
@@ -290,9 +280,9 @@ class Cluster:
                 sub = node.todo.pop(0)
                 self.submit(node, sub, node.inputs[sub.op_id])
                 moved = True
-            for which in (NEXT, PREV):
-                moved |= self.transmit(node, which, 1 << 20)
-                moved |= self.offer(node, which, 1 << 20)
+            for link in node.links:
+                moved |= self.transmit(node, link, 1 << 20)
+                moved |= self.offer(node, link, 1 << 20)
         return moved
 
     # ------------------------------------------------------------------ deaths

@@ -8,11 +8,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tests.sim.cluster import Cluster, Submission
+from tests.sim.cluster import AUTO, DIRECT, RING, STAR, Cluster, Submission
 
 NUMPY = {0: np.uint8, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.int64, 5: np.float16,
          7: np.float32, 8: np.float64}  # fmt: skip
 NAMED = 1 << 32
+ROUTES = (AUTO, RING, STAR, DIRECT)
 
 
 def make_ops(rng: random.Random, count: int, world: int) -> list[Submission]:
@@ -20,9 +21,12 @@ def make_ops(rng: random.Random, count: int, world: int) -> list[Submission]:
     for number in range(1, count + 1):
         if rng.random() < 0.2:
             root = rng.randrange(world)
-            ops.append(Submission(number, rng.choice([0, 4, 7]), 0, kind=1, root=root))
+            dtype = rng.choice([0, 4, 7])
+            ops.append(Submission(number, dtype, 0, kind=1, root=root, route=rng.choice(ROUTES)))
         else:
-            ops.append(Submission(number, rng.choice([4, 7]), 0, strict=rng.random() < 0.15))
+            strict = rng.random() < 0.15
+            dtype = rng.choice([4, 7])
+            ops.append(Submission(number, dtype, 0, strict=strict, route=rng.choice(ROUTES)))
     return ops
 
 
@@ -75,7 +79,7 @@ def check_values(cluster: Cluster, ops: list[Submission], segment: int) -> None:
 def test_all_members_live(core: ModuleType, seed: int) -> None:
     rng = random.Random(seed)
     world = rng.randrange(1, 7)
-    cluster = Cluster(core, world, seed, checksum=seed % 2 == 0)
+    cluster = Cluster(core, world, seed, checksum=seed % 2 == 0, links=1 + seed % 3)
     ops = make_ops(rng, rng.randrange(1, 8), world)
     load(cluster, ops, rng, [0, 1, 7, 8, 9, 40, 333])
     cluster.install_first()
@@ -91,7 +95,7 @@ def test_all_members_live(core: ModuleType, seed: int) -> None:
 def test_deaths_in_flight(core: ModuleType, seed: int) -> None:
     rng = random.Random(1000 + seed)
     world = rng.randrange(2, 7)
-    cluster = Cluster(core, world, seed, checksum=seed % 3 == 0)
+    cluster = Cluster(core, world, seed, checksum=seed % 3 == 0, links=1 + seed // 3 % 3)
     ops = make_ops(rng, rng.randrange(1, 6), world)
     load(cluster, ops, rng, [1, 9, 40, 333])
     cluster.install_first()
@@ -172,7 +176,7 @@ def test_garbage_spoils_the_link_and_nothing_else(core: ModuleType) -> None:
         for _ in range(rng.randrange(200)):
             cluster.step()
         victim = rng.choice(cluster.nodes)
-        pipe = victim.incoming[rng.choice((0, 1))]
+        pipe = rng.choice(list(victim.links.values())).incoming
         pipe.data[:] = rng.randbytes(400)
         cluster.run()
         assert all(b.startswith(f"{victim.index}:") for b in cluster.bad)

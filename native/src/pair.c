@@ -1,0 +1,175 @@
+/* pair: what waits to be sent to each other member, and who those are in this view. */
+#include <stdlib.h>
+
+#include "check.h"
+#include "internal.h"
+
+/* ---- queues ------------------------------------------------------------------------------------ */
+
+void pc_queue_push(struct pc_queue *queue, struct pc_entry entry) {
+    if (queue->count == queue->capacity) {
+        uint32_t capacity = queue->capacity ? queue->capacity * 2 : 64;
+        struct pc_entry *entries = calloc(capacity, sizeof *entries);
+        PC_ASSERT(entries); /* a few hundred kilobytes at most: the machine is done for */
+        for (uint32_t i = 0; i < queue->count; i++)
+            entries[i] = queue->entries[(queue->head + i) & (queue->capacity - 1)];
+        free(queue->entries);
+        queue->entries = entries;
+        queue->head = 0;
+        queue->capacity = capacity;
+    }
+    queue->entries[(queue->head + queue->count) & (queue->capacity - 1)] = entry;
+    queue->count++;
+}
+
+bool pc_queue_pop(struct pc_queue *queue, struct pc_entry *entry) {
+    if (!queue->count)
+        return false;
+    *entry = queue->entries[queue->head];
+    queue->head = (queue->head + 1) & (queue->capacity - 1);
+    queue->count--;
+    return true;
+}
+
+/* ---- pairs ------------------------------------------------------------------------------------- */
+
+static void free_pair(struct pc_pair *pair) {
+    if (!pair)
+        return;
+    free(pair->urgent.entries);
+    free(pair->bulk.entries);
+    free(pair);
+}
+
+static struct pc_pair *take_old(pc_core *core, uint64_t peer) {
+    for (uint32_t i = 0; core->pairs && i < core->world; i++) {
+        struct pc_pair *pair = core->pairs[i];
+        if (pair && pair->peer == peer) {
+            core->pairs[i] = NULL;
+            return pair;
+        }
+    }
+    return NULL;
+}
+
+static void empty(struct pc_pair *pair, uint32_t index) {
+    pair->index = index;
+    pair->urgent.count = pair->bulk.count = 0;
+    pair->eager = 0;
+    pair->wanted = false;
+}
+
+bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self) {
+    struct pc_pair **pairs = calloc(world, sizeof *pairs);
+    struct pc_pair **fresh = calloc(world, sizeof *fresh);
+    bool enough = pairs && fresh;
+    for (uint32_t i = 0; enough && i < world; i++) { /* all the memory first, then the changes */
+        fresh[i] = i == self ? NULL : calloc(1, sizeof **fresh);
+        enough = i == self || fresh[i];
+    }
+    for (uint32_t i = 0; enough && i < world; i++) {
+        if (i == self)
+            continue;
+        pairs[i] = take_old(core, peers[i]);
+        if (!pairs[i]) {
+            pairs[i] = fresh[i];
+            fresh[i] = NULL;
+            pairs[i]->peer = peers[i];
+        }
+        empty(pairs[i], i);
+    }
+    for (uint32_t i = 0; fresh && i < world; i++)
+        free_pair(fresh[i]);
+    free(fresh);
+    if (!enough) {
+        free(pairs);
+        return false;
+    }
+    pc_pairs_free(core);
+    core->pairs = pairs;
+    for (int id = 0; id < PC_LINKS_MAX; id++) {
+        struct pc_link *link = core->links[id];
+        if (!link)
+            continue;
+        link->pair = NULL;
+        for (uint32_t i = 0; i < world; i++)
+            if (pairs[i] && pairs[i]->peer == link->peer)
+                link->pair = pairs[i];
+    }
+    for (uint32_t i = 0; i < world; i++)
+        if (pairs[i])
+            pairs[i]->links_up = 0;
+    for (int id = 0; id < PC_LINKS_MAX; id++)
+        if (core->links[id] && core->links[id]->pair)
+            core->links[id]->pair->links_up++;
+    return true;
+}
+
+void pc_pairs_free(pc_core *core) {
+    for (uint32_t i = 0; core->pairs && i < core->world; i++)
+        free_pair(core->pairs[i]);
+    free(core->pairs);
+    core->pairs = NULL;
+}
+
+void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment,
+                  uint8_t type) {
+    struct pc_pair *pair = core->pairs[index];
+    PC_ASSERT(pair);
+    bool urgent = type == PC_MARK || type == PC_READY || type == PC_ACK || pc_op_small(op);
+    op->queued_count++;
+    pc_queue_push(urgent ? &pair->urgent : &pair->bulk,
+                  (struct pc_entry){.op = op, .segment = segment, .type = type});
+    if (!pair->links_up)
+        pair->wanted = true;
+}
+
+void pc_pair_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type) {
+    for (uint32_t i = pc_after(core, core->self); i != core->self; i = pc_after(core, i))
+        pc_pair_push(core, i, op, segment, type);
+}
+
+/* ---- links ------------------------------------------------------------------------------------- */
+
+int pc_core_link_new(pc_core *core, uint64_t peer) {
+    int id = 0;
+    while (id < PC_LINKS_MAX && core->links[id])
+        id++;
+    if (id == PC_LINKS_MAX)
+        return -1;
+    struct pc_link *link = calloc(1, sizeof *link);
+    if (!link)
+        return -1;
+    link->peer = peer;
+    core->links[id] = link;
+    if (core->links_high <= id)
+        core->links_high = id + 1;
+    uint32_t index = pc_ring_index(core, peer);
+    if (index != PC_NO_INDEX && index != core->self) {
+        link->pair = core->pairs[index];
+        link->pair->links_up++;
+        link->pair->wanted = false;
+    }
+    return id;
+}
+
+void pc_core_link_free(pc_core *core, int id) {
+    struct pc_link *link = core->links[id];
+    PC_ASSERT(link);
+    pc_demux_stop(core, link);
+    if (link->pair)
+        link->pair->links_up--;
+    core->links[id] = NULL;
+    free(link);
+}
+
+uint64_t pc_core_wanted(pc_core *core) {
+    for (uint32_t i = 0; core->epoch && i < core->world; i++) {
+        struct pc_pair *pair = core->pairs[i];
+        if (pair && pair->wanted) {
+            pair->wanted = false;
+            return pair->peer;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,308 @@
+/* star: the rules by which a segment is finished by one member, its hub (PROTOCOL.md, DESIGN §3.2):
+ * one fixed hub (the classic star), or hubs that rotate over the segments (the direct route).
+ *
+ *   each -> owner   PART: an input, straight from the user's memory
+ *   owner           adds the parts in ring order from its own on: the order fixes the bits
+ *   owner -> each   COPY: the final value; landed in scratch, moved whole, and answered
+ *   each -> owner   ACK: I hold it
+ *   owner -> each   MARK: all hold it (with two members the copy says as much)
+ *
+ * Windows: an owner asks for the parts of at most `open_window` of its segments at a time; which,
+ * it says in READY. It alone decides, so parts of different ops cannot wait for each other. At most
+ * half of them may be of ops that not all are known to have submitted. Parts of small ops go unasked,
+ * `eager_window` of them to one owner, and are released by the copy. An owner has at most
+ * `copy_window` copies under way that were not preceded by parts.
+ *
+ * In a repaired view the holder is the owner and only COPY, ACK and MARK run again. */
+#include <string.h>
+
+#include "check.h"
+#include "internal.h"
+#include "reduce.h"
+
+/* ---- starting ---------------------------------------------------------------------------------- */
+
+static bool may_copy(const pc_core *core, struct pc_op *op, size_t bytes) {
+    if (core->copies_in_flight >= core->copy_window)
+        return false;
+    if (pc_all_ready(core, op))
+        return true;
+    if (core->copies_in_flight >= core->copy_window / 2 || op->eager_bytes + bytes > PC_EAGER_BYTES)
+        return false;
+    op->eager_bytes += bytes;
+    return true;
+}
+
+/* Copies of values that are there: what a root spreads, or a holder serves. 1, 0, -1 as start. */
+static int start_copy(pc_core *core, struct pc_op *op) {
+    for (; op->cursor < op->segment_count; op->cursor++) {
+        uint32_t i = op->cursor;
+        struct pc_segment *segment = &op->segments[i];
+        if (!pc_copy_only(op, i) || segment->started || segment->state != PC_FINAL ||
+            pc_owner(core, op, i) != core->self)
+            continue;
+        if (!may_copy(core, op, pc_op_bytes(op, i)))
+            return 0;
+        segment->started = true;
+        segment->counted = true;
+        core->copies_in_flight++;
+        pc_pair_push_all(core, op, i, PC_COPY);
+        op->cursor++;
+        return 1;
+    }
+    return -1;
+}
+
+/* The k-th segment of an owner, in a view without holders; at or past segment_count: none. */
+static uint64_t segment_of(const pc_core *core, const struct pc_op *op, uint32_t owner, uint32_t k) {
+    if (pc_route(core, op) == PCCL_ROUTE_STAR)
+        return owner == 0 ? k : UINT64_MAX;
+    uint32_t number = pc_number(op->id) % core->world;
+    return (owner + core->world - number) % core->world + (uint64_t)k * core->world;
+}
+
+static bool wants_parts(const struct pc_op *op, uint64_t i) {
+    const struct pc_segment *segment = &op->segments[i];
+    return segment->state == PC_INTACT && !pc_copy_only(op, (uint32_t)i);
+}
+
+/* Asks for parts of own segments as far as the window allows. Returns as start_one. */
+static int open_more(pc_core *core, struct pc_op *op) {
+    uint32_t before = op->opened;
+    int outcome = -1;
+    if (op->desc.kind == PCCL_BROADCAST)
+        return -1;
+    for (;; op->opened++) {
+        uint64_t i = segment_of(core, op, core->self, op->opened);
+        if (i >= op->segment_count)
+            break;
+        if (!wants_parts(op, i))
+            continue;
+        bool unready = !pc_all_ready(core, op);
+        if (core->open_in_flight >= core->open_window ||
+            (unready && core->open_unready >= core->open_window / 2)) {
+            outcome = 0;
+            break;
+        }
+        op->segments[i].open = true;
+        op->segments[i].eager = unready;
+        core->open_in_flight++;
+        core->open_unready += unready;
+    }
+    return op->opened > before ? 1 : outcome;
+}
+
+void pc_star_open(pc_core *core, struct pc_op *op) { (void)open_more(core, op); }
+
+/* The next segment of an owner that this peer owes it a part of. */
+static bool next_part(const pc_core *core, struct pc_op *op, uint32_t owner, uint32_t *segment) {
+    uint32_t *k = &op->part_cursors[owner];
+    for (;; (*k)++) {
+        uint64_t i = segment_of(core, op, owner, *k);
+        if (i >= op->segment_count)
+            return false;
+        if (wants_parts(op, i) && !op->segments[i].started) {
+            *segment = (uint32_t)i;
+            return true;
+        }
+    }
+}
+
+/* One part to each owner that has asked for it, or that takes it unasked. */
+static int start_parts(pc_core *core, struct pc_op *op) {
+    int outcome = -1;
+    if (op->desc.kind == PCCL_BROADCAST)
+        return -1;
+    for (uint32_t owner = pc_after(core, core->self); owner != core->self;
+         owner = pc_after(core, owner)) {
+        uint32_t i;
+        if (!next_part(core, op, owner, &i))
+            continue;
+        struct pc_pair *pair = core->pairs[owner];
+        bool asked = op->part_cursors[owner] < op->opened_by[owner];
+        if (!asked && (!pc_op_small(op) || pair->eager >= core->eager_window)) {
+            outcome = outcome < 0 ? 0 : outcome;
+            continue;
+        }
+        struct pc_segment *segment = &op->segments[i];
+        segment->started = true;
+        segment->counted = !asked;
+        pair->eager += !asked;
+        pc_pair_push(core, owner, op, i, PC_PART);
+        outcome = 1;
+    }
+    return outcome;
+}
+
+int pc_star_start_one(pc_core *core, struct pc_op *op) {
+    int copies = start_copy(core, op);
+    int parts = start_parts(core, op);
+    int opened = open_more(core, op);
+    if (opened > 0)
+        for (uint32_t i = pc_after(core, core->self); i != core->self; i = pc_after(core, i))
+            pc_announce_to(core, op, i);
+    if (copies > 0 || parts > 0 || opened > 0)
+        return 1;
+    return copies == 0 || parts == 0 || opened == 0 ? 0 : -1;
+}
+
+/* ---- the owner --------------------------------------------------------------------------------- */
+
+static void spread(pc_core *core, struct pc_op *op, uint32_t i) {
+    if (op->desc.reduce == PCCL_AVG)
+        pc_finalize_avg(op->desc.dtype, pc_op_address(op, i), pc_op_elements(op, i), core->world);
+    pc_now_final(core, op, i, (uint16_t)core->world);
+    op->segments[i].started = true;
+    if (op->segments[i].open) {
+        core->open_in_flight--;
+        core->open_unready -= op->segments[i].eager;
+        op->segments[i].open = op->segments[i].eager = false;
+    }
+    pc_pair_push_all(core, op, i, PC_COPY);
+}
+
+/* Adds the next input in order. The last sum goes straight to the destination. */
+static void add_part(pc_core *core, struct pc_op *op, uint32_t i, struct pc_buffer *part) {
+    struct pc_segment *segment = &op->segments[i];
+    uint64_t elements = pc_op_elements(op, i);
+    uint8_t *own = pc_op_address(op, i);
+    bool last = segment->parts_done + 1u == core->world;
+    const uint8_t *so_far = segment->buffer ? segment->buffer->data : own;
+    if (last)
+        pc_keep_undo(op, i);
+    uint8_t *to = last ? own : segment->buffer ? segment->buffer->data : part->data;
+    pc_reduce_into(op->desc.dtype, op->desc.reduce, to, so_far, part->data, elements);
+    segment->parts_done++;
+    if (!last && !segment->buffer) {
+        segment->buffer = part; /* it holds the sum of two now */
+        return;
+    }
+    pc_pool_put(&core->pool, part);
+    if (!last)
+        return;
+    if (segment->buffer)
+        pc_pool_put(&core->pool, segment->buffer);
+    segment->buffer = NULL;
+    spread(core, op, i);
+}
+
+static uint32_t place(const pc_core *core, uint32_t from) {
+    return (from + core->world - core->self) % core->world; /* 1 .. world-1 */
+}
+
+static const char *on_part(pc_core *core, struct pc_op *op, uint32_t from,
+                           struct pc_buffer *buffer) {
+    uint32_t i = buffer->header.segment;
+    struct pc_segment *segment = &op->segments[i];
+    const char *wrong = NULL;
+    if (segment->state != PC_INTACT || pc_copy_only(op, i) || pc_owner(core, op, i) != core->self)
+        wrong = "a part that cannot be";
+    if (!segment->parts_done)
+        segment->parts_done = 1; /* the owner's own */
+    uint32_t at = place(core, from);
+    if (!wrong && at < segment->parts_done)
+        wrong = "the same part twice";
+    struct pc_buffer **slot = &segment->early;
+    while (!wrong && *slot && place(core, (*slot)->from) <= at) {
+        if (place(core, (*slot)->from) == at)
+            wrong = "the same part twice";
+        slot = &(*slot)->next;
+    }
+    if (wrong) {
+        pc_pool_put(&core->pool, buffer);
+        return wrong;
+    }
+    buffer->next = *slot;
+    *slot = buffer;
+    while (segment->early && place(core, segment->early->from) == segment->parts_done) {
+        struct pc_buffer *next = segment->early;
+        segment->early = next->next;
+        next->next = NULL;
+        add_part(core, op, i, next);
+    }
+    if (segment->state == PC_FINAL)
+        pc_start(core);
+    return NULL;
+}
+
+static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t i) {
+    struct pc_segment *segment = &op->segments[i];
+    if (pc_owner(core, op, i) != core->self || segment->state != PC_FINAL)
+        return "an acknowledgement that cannot be";
+    if (++segment->acks + 1u < core->world)
+        return NULL;
+    if (core->world > 2)
+        pc_pair_push_all(core, op, i, PC_MARK);
+    pc_now_marked(core, op, i);
+    pc_check_end(core, op);
+    pc_start(core);
+    return NULL;
+}
+
+/* ---- everybody else ---------------------------------------------------------------------------- */
+
+static void release_part(struct pc_pair *owner, struct pc_segment *segment) {
+    if (!segment->counted)
+        return;
+    segment->counted = false;
+    owner->eager--;
+}
+
+static const char *on_copy(pc_core *core, struct pc_op *op, uint32_t from,
+                           struct pc_buffer *buffer) {
+    uint32_t i = buffer->header.segment;
+    struct pc_segment *segment = &op->segments[i];
+    size_t bytes = pc_op_bytes(op, i);
+    const char *wrong = NULL;
+    if (pc_owner(core, op, i) != from || segment->state == PC_MARKED || segment->copied)
+        wrong = "a copy that cannot be";
+    else if (segment->state == PC_FINAL && memcmp(pc_op_address(op, i), buffer->data, bytes) != 0)
+        wrong = "a copy that differs from the final value";
+    if (wrong) {
+        pc_pool_put(&core->pool, buffer);
+        return wrong;
+    }
+    if (segment->state == PC_INTACT) {
+        pc_keep_undo(op, i);
+        if (bytes)
+            memcpy(pc_op_address(op, i), buffer->data, bytes);
+        pc_now_final(core, op, i, buffer->header.contributors);
+    }
+    pc_pool_put(&core->pool, buffer);
+    segment->copied = true;
+    release_part(core->pairs[from], segment);
+    pc_pair_push(core, from, op, i, PC_ACK);
+    if (core->world == 2) { /* the owner and this peer: all hold it */
+        pc_now_marked(core, op, i);
+        pc_check_end(core, op);
+    }
+    pc_start(core);
+    return NULL;
+}
+
+static const char *on_mark(pc_core *core, struct pc_op *op, uint32_t from, uint32_t i) {
+    struct pc_segment *segment = &op->segments[i];
+    if (pc_owner(core, op, i) != from || segment->state != PC_FINAL || !segment->copied)
+        return "a mark that cannot be";
+    pc_now_marked(core, op, i);
+    pc_check_end(core, op);
+    return NULL;
+}
+
+const char *pc_star_frame(pc_core *core, struct pc_op *op, uint32_t from,
+                          const struct pc_header *header, struct pc_buffer *buffer) {
+    switch (header->type) {
+    case PC_PART:
+        return on_part(core, op, from, buffer);
+    case PC_COPY:
+        return on_copy(core, op, from, buffer);
+    case PC_MARK:
+        return on_mark(core, op, from, header->segment);
+    case PC_ACK:
+        return on_ack(core, op, header->segment);
+    default:
+        if (buffer)
+            pc_pool_put(&core->pool, buffer);
+        return "a frame that has no place on a star";
+    }
+}
