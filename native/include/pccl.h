@@ -74,7 +74,8 @@ enum pccl_reduce { PCCL_SUM = 0, PCCL_AVG = 1, PCCL_PROD = 2, PCCL_MIN = 3, PCCL
 
 enum pccl_kind { PCCL_ALL_REDUCE = 0, PCCL_BROADCAST = 1 };
 
-/* How segments travel. AUTO: direct up to 32 members, else ring; resolved in each view. */
+/* How segments travel. AUTO: direct up to 32 members, else ring. Resolved in each view: where links
+ * are known to be broken, everything takes the ring, which the view draws around them. */
 enum pccl_route {
     PCCL_ROUTE_AUTO = 0,
     PCCL_ROUTE_RING = 1,
@@ -93,6 +94,7 @@ struct pccl_config {
     uint64_t scratch_bytes; /* bound on segment buffers, at least one segment per member is taken */
     uint32_t handshake_ms;  /* a link that has not shown a valid handshake by then is closed */
     int32_t checksum_payload; /* 1: CRC32C over header and payload; 0: header only */
+    uint32_t links;           /* connections per pair; 0: found out by measuring */
 };
 
 /* One member of the engine's group, in ring order. */
@@ -100,6 +102,7 @@ struct pccl_member {
     uint64_t peer;
     char host[PCCL_HOST_MAX]; /* numeric address where its engine listens */
     uint16_t port;
+    int32_t cut; /* 1: its link to some other member is known to be broken */
 };
 
 #define PCCL_HOLDER_REDO -1
@@ -138,7 +141,7 @@ struct pccl_op {
     uint64_t name;  /* 0: unnamed, matched by order; else a hash of the name, matched by (name, n-th
                        use) */
     int32_t strict; /* 1: a death that costs a segment raises PCCL_PEER_LOST */
-    int32_t route;       /* enum pccl_route */
+    int32_t route;  /* enum pccl_route */
     uint64_t timeout_ns; /* from now; at least 1 */
 };
 

@@ -17,8 +17,7 @@ bool pc_all_ready(const pc_core *core, const struct pc_op *op) {
     return op->known_count + 1 >= core->world;
 }
 
-static void mismatch(pc_core *core, struct pc_op *op, const struct pc_desc *theirs,
-                     uint32_t from) {
+static void mismatch(pc_core *core, struct pc_op *op, const struct pc_desc *theirs, uint32_t from) {
     op->mismatched = true;
     op->mismatch_from = from;
     op->mismatch_desc = *theirs;
@@ -30,7 +29,8 @@ static bool differ(const struct pc_desc *a, const struct pc_desc *b) {
     return pc_desc_differ(a, b, a_text, b_text, sizeof a_text) != NULL;
 }
 
-/* Our descriptor against those that are here: of all that differ, one at least differs from ours. */
+/* Our descriptor against those that are here: of all that differ, one at least differs from ours.
+ */
 static void compare(pc_core *core, struct pc_op *op) {
     if (op->mismatched || op->first_from == PC_NO_INDEX)
         return;
@@ -73,7 +73,8 @@ static void learn(struct pc_op *op, uint32_t from, const struct pc_desc *desc) {
     }
 }
 
-/* ---- data frames, parked or at once ------------------------------------------------------------ */
+/* ---- data frames, parked or at once ------------------------------------------------------------
+ */
 
 static const char *data_frame(pc_core *core, struct pc_op *op, uint32_t from,
                               const struct pc_header *header, struct pc_buffer *buffer) {

@@ -22,27 +22,44 @@ void pc_conn_watch(struct pc_io *io, struct pc_conn *conn, uint32_t events) {
     conn->events = events;
 }
 
+struct pc_mate *pc_mate_of(struct pc_io *io, uint64_t peer) {
+    for (uint32_t i = 0; i < io->mate_count; i++)
+        if (io->mates[i].peer == peer && i != io->self)
+            return &io->mates[i];
+    return NULL;
+}
+
 void pc_conn_close(struct pc_io *io, struct pc_conn *conn) {
     if (conn->state == PC_CONN_FREE)
         return;
-    if (conn->state == PC_CONN_LINKED)
-        pc_core_link_down(io->core, conn->which);
+    struct pc_mate *mate = pc_mate_of(io, conn->peer);
+    if (conn->state == PC_CONN_LINKED) {
+        pc_core_link_free(io->core, conn->link);
+        if (mate)
+            mate->linked--;
+    } else if (conn->outbound && mate) {
+        mate->calling--;
+    }
     atomic_store(&io->fds[conn - io->conns], -1);
     close(conn->fd);
     free(conn->staging);
     *conn = (struct pc_conn){.fd = -1};
 }
 
-struct pc_conn *pc_conn_of_link(struct pc_io *io, int which) {
-    for (int i = 0; i < PC_CONNS_MAX; i++) {
+struct pc_conn *pc_conn_of_link(struct pc_io *io, int link) {
+    for (int i = 0; i < io->conns_high; i++) {
         struct pc_conn *conn = &io->conns[i];
-        if (conn->state == PC_CONN_LINKED && conn->which == which)
+        if (conn->state == PC_CONN_LINKED && conn->link == link)
             return conn;
     }
     return NULL;
 }
 
-/* A place for a new connection; when all are taken, the oldest stranger makes room. */
+static bool is_stranger(struct pc_io *io, const struct pc_conn *conn) {
+    return !conn->outbound && !(conn->state == PC_CONN_LINKED && pc_mate_of(io, conn->peer));
+}
+
+/* A place for a new connection; when all are taken, the oldest stranger makes room. NULL: none. */
 static struct pc_conn *take_conn(struct pc_io *io, int fd) {
     struct pc_conn *oldest = NULL;
     struct pc_conn *found = NULL;
@@ -50,57 +67,52 @@ static struct pc_conn *take_conn(struct pc_io *io, int fd) {
         struct pc_conn *conn = &io->conns[i];
         if (conn->state == PC_CONN_FREE)
             found = conn;
-        else if (conn->state != PC_CONN_LINKED && !conn->outbound &&
-                 (!oldest || conn->born < oldest->born))
+        else if (is_stranger(io, conn) && (!oldest || conn->born < oldest->born))
             oldest = conn;
     }
-    if (!found) {
-        PC_ASSERT(oldest);
+    if (!found && oldest) {
         pc_conn_close(io, oldest);
         io->links_refused++;
         found = oldest;
+    }
+    if (!found) {
+        close(fd);
+        return NULL;
     }
     *found =
         (struct pc_conn){.fd = fd,
                          .born = ++io->births,
                          .deadline_ns = pc_now_ns() + (uint64_t)io->config.handshake_ms * 1000000};
     atomic_store(&io->fds[found - io->conns], fd);
+    if (io->conns_high <= found - io->conns)
+        io->conns_high = (int)(found - io->conns) + 1;
     return found;
 }
 
-static void lost(struct pc_io *io, int which, const char *reason) {
-    struct pc_neighbour *neighbour = &io->neighbours[which];
-    if (!neighbour->peer || neighbour->told)
+static void lost(struct pc_io *io, struct pc_mate *mate, const char *reason) {
+    if (!mate || mate->told)
         return;
-    neighbour->told = true;
+    mate->told = true;
     struct pccl_event event = {
-        .type = PCCL_EVENT_LINK_LOST, .epoch = pc_core_epoch(io->core), .peer = neighbour->peer};
+        .type = PCCL_EVENT_LINK_LOST, .epoch = pc_core_epoch(io->core), .peer = mate->peer};
     snprintf(event.reason, sizeof event.reason, "%s", reason);
     pc_engine_post(io->engine, &event);
 }
 
-/* The link in use is gone: what was in flight on it is lost, so only a new view mends it. */
-void pc_conn_link_broke(struct pc_io *io, struct pc_conn *conn, const char *reason) {
-    int which = conn->which;
-    pc_conn_close(io, conn);
-    io->neighbours[which].broken = true;
-    lost(io, which, reason);
-}
-
 void pc_conn_failed(struct pc_io *io, struct pc_conn *conn, const char *reason) {
-    if (conn->state == PC_CONN_LINKED) {
-        pc_conn_link_broke(io, conn, reason);
-        return;
-    }
+    struct pc_mate *mate = pc_mate_of(io, conn->peer);
     bool outbound = conn->outbound;
-    int which = conn->which;
+    bool linked = conn->state == PC_CONN_LINKED;
     if (!outbound && conn->state == PC_CONN_SHAKING)
         io->links_refused++;
     pc_conn_close(io, conn);
-    if (outbound) {
-        io->neighbours[which].retry_ns = pc_now_ns() + PC_RETRY_NS;
-        lost(io, which, reason);
-    }
+    if (!mate || (!linked && !outbound))
+        return;
+    if (!linked && mate->linked)
+        return; /* one more link could not be had: nothing was in flight on it */
+    if (!linked)
+        mate->retry_ns = pc_now_ns() + PC_RETRY_NS;
+    lost(io, mate, reason);
 }
 
 void pc_errno_text(char *out, size_t n, const char *what, long negative_errno) {
@@ -127,36 +139,27 @@ static void prepare_shake(struct pc_io *io, struct pc_conn *conn, uint64_t to) {
     conn->out_sent = 0;
 }
 
-static void attach(struct pc_io *io, struct pc_conn *conn, int which) {
-    struct pc_conn *old = pc_conn_of_link(io, which);
-    if (old)
-        pc_conn_close(io, old);
+static void attach(struct pc_io *io, struct pc_conn *conn) {
+    struct pc_mate *mate = pc_mate_of(io, conn->peer);
+    int link = -1;
     conn->staging = malloc(PC_STAGING_BYTES);
-    if (!conn->staging) {
-        conn->which = which;
-        pc_conn_failed(io, conn, "out of memory");
+    if (conn->staging)
+        link = pc_core_link_new(io->core, conn->peer);
+    if (link < 0) {
+        pc_conn_failed(io, conn, "no room for another link");
         return;
+    }
+    if (mate) {
+        mate->linked++;
+        if (conn->outbound)
+            mate->calling--;
     }
     conn->state = PC_CONN_LINKED;
-    conn->which = which;
-    pc_core_link_up(io->core, which);
+    conn->link = link;
     pc_conn_watch(io, conn, EPOLLIN);
-}
-
-void pc_conn_claim_waiting(struct pc_io *io) {
-    struct pc_neighbour *prev = &io->neighbours[PC_PREV];
-    if (!prev->peer || prev->broken)
-        return;
-    struct pc_conn *newest = NULL;
-    for (int i = 0; i < PC_CONNS_MAX; i++) {
-        struct pc_conn *conn = &io->conns[i];
-        if (conn->state == PC_CONN_WAITING && conn->peer == prev->peer &&
-            (!newest || conn->born > newest->born))
-            newest = conn;
-    }
-    if (newest &&
-        (!pc_conn_of_link(io, PC_PREV) || pc_conn_of_link(io, PC_PREV)->born < newest->born))
-        attach(io, newest, PC_PREV);
+    bool grows = conn->outbound && mate && io->config.links > mate->linked + mate->calling;
+    if (grows && io->config.peer < conn->peer) /* one of the two adds links, not both */
+        pc_conn_call(io, mate);
 }
 
 bool pc_conn_send_shake(struct pc_io *io, struct pc_conn *conn) {
@@ -198,7 +201,7 @@ static void judge_shake(struct pc_io *io, struct pc_conn *conn) {
     conn->peer = theirs.from;
     if (conn->outbound) {
         if (conn->out_sent == PC_HANDSHAKE_BYTES)
-            attach(io, conn, PC_NEXT);
+            attach(io, conn);
         return;
     }
     prepare_shake(io, conn, conn->peer);
@@ -208,9 +211,7 @@ static void judge_shake(struct pc_io *io, struct pc_conn *conn) {
         pc_conn_failed(io, conn, "handshake not taken");
         return;
     }
-    conn->state = PC_CONN_WAITING;
-    pc_conn_watch(io, conn, EPOLLRDHUP);
-    pc_conn_claim_waiting(io);
+    attach(io, conn);
 }
 
 void pc_conn_shake(struct pc_io *io, struct pc_conn *conn) {
@@ -230,23 +231,28 @@ void pc_conn_shake(struct pc_io *io, struct pc_conn *conn) {
     judge_shake(io, conn);
 }
 
-void pc_conn_call(struct pc_io *io) {
-    struct pc_neighbour *next = &io->neighbours[PC_NEXT];
-    next->retry_ns = 0;
+void pc_conn_call(struct pc_io *io, struct pc_mate *mate) {
+    mate->retry_ns = 0;
     char text[PCCL_REASON_MAX];
-    int fd = pc_net_connect(next->host, next->port);
-    if (fd < 0) {
-        next->retry_ns = pc_now_ns() + PC_RETRY_NS;
-        pc_errno_text(text, sizeof text, "connect", fd);
-        lost(io, PC_NEXT, text);
+    int fd = pc_net_connect(mate->host, mate->port);
+    struct pc_conn *conn = fd < 0 ? NULL : take_conn(io, fd);
+    if (!conn) {
+        mate->retry_ns = pc_now_ns() + PC_RETRY_NS;
+        pc_errno_text(text, sizeof text, "connect", fd < 0 ? fd : -EMFILE);
+        if (!mate->linked)
+            lost(io, mate, text);
         return;
     }
-    struct pc_conn *conn = take_conn(io, fd);
     conn->state = PC_CONN_CONNECTING;
     conn->outbound = true;
-    conn->which = PC_NEXT;
-    conn->peer = next->peer;
+    conn->peer = mate->peer;
+    mate->calling++;
     pc_conn_watch(io, conn, EPOLLOUT);
+}
+
+void pc_conn_want(struct pc_io *io, struct pc_mate *mate) {
+    if (!mate->linked && !mate->calling && !mate->retry_ns)
+        pc_conn_call(io, mate);
 }
 
 void pc_conn_connected(struct pc_io *io, struct pc_conn *conn) {
@@ -268,6 +274,8 @@ void pc_conn_accept_all(struct pc_io *io) {
         if (fd < 0)
             return; /* nobody, or no descriptors: the caller's own deadline speaks */
         struct pc_conn *conn = take_conn(io, fd);
+        if (!conn)
+            continue;
         conn->state = PC_CONN_SHAKING;
         pc_conn_watch(io, conn, EPOLLIN);
     }

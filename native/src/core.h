@@ -21,7 +21,7 @@
 
 typedef struct pc_core pc_core;
 
-#define PC_LINKS_MAX 512 /* byte streams of one core */
+#define PC_LINKS_MAX  512 /* byte streams of one core */
 #define PC_SLICES_MAX 32
 
 #define PC_EVENT_ENDED    32 /* an op has ended: result */

@@ -61,7 +61,9 @@ static uint8_t *payload_at(struct pc_link *link) {
     return NULL;
 }
 
-static bool has_no_payload(uint8_t type) { return type == PC_MARK || type == PC_ACK; }
+static bool has_no_payload(uint8_t type) {
+    return type == PC_MARK || type == PC_ACK;
+}
 
 static void frame_done(pc_core *core, struct pc_link *link) {
     link->header_have = 0;

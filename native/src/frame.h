@@ -15,9 +15,9 @@
 #define PC_PAYLOAD_MAX (4u << 20) /* no frame carries more; a longer length is a broken sender */
 
 enum pc_frame_type {
-    PC_SUM = 1,  /* a partial sum on its way to the segment's owner */
-    PC_COPY = 2, /* the final value on its way round */
-    PC_MARK = 3, /* every member holds the segment */
+    PC_SUM = 1,   /* a partial sum on its way to the segment's owner */
+    PC_COPY = 2,  /* the final value on its way round */
+    PC_MARK = 3,  /* every member holds the segment */
     PC_READY = 4, /* the sender has submitted the op; payload is its descriptor */
     PC_PART = 5,  /* star: one input, to the segment's owner */
     PC_ACK = 6    /* star: to the owner, the sender holds the segment */

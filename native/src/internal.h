@@ -24,7 +24,8 @@
 /* More members than that take the ring: fewer links each. */
 #define PC_DIRECT_WORLD_MAX 32
 
-/* ---- pairs: what is exchanged with one other member, over all links to it ---------------------- */
+/* ---- pairs: what is exchanged with one other member, over all links to it ----------------------
+ */
 
 struct pc_op;
 
@@ -43,7 +44,7 @@ struct pc_queue { /* a ring of entries that grows; bounded by the segments of th
 /* Whichever link can send takes the next frame: a slow link carries less. */
 struct pc_pair {
     uint64_t peer;
-    uint32_t index; /* in the ring of the view */
+    uint32_t index;         /* in the ring of the view */
     struct pc_queue urgent; /* control frames and small ops */
     struct pc_queue bulk;
     uint32_t links_up;
@@ -98,8 +99,9 @@ struct pc_op {
     /* known from others, in this view */
     uint8_t known[PCCL_MEMBERS_MAX / 8]; /* ring indices whose descriptor is here */
     uint32_t known_count;
-    struct pc_desc desc_first, desc_odd; /* the first to arrive, and the first that differs from it */
-    uint32_t first_from, odd_from;       /* ring indices; PC_NO_INDEX: none */
+    struct pc_desc desc_first,
+        desc_odd;                  /* the first to arrive, and the first that differs from it */
+    uint32_t first_from, odd_from; /* ring indices; PC_NO_INDEX: none */
     uint32_t next_run; /* ring: members known to have submitted, counted from the successor on */
     uint8_t ready_queued[PCCL_MEMBERS_MAX / 8]; /* ring indices to whom an announcement waits */
     struct pc_buffer *parked;
@@ -197,16 +199,17 @@ struct pc_core {
     uint32_t self, world;
     struct pc_pair **pairs; /* ring order; NULL at self */
     uint64_t *peers;        /* ring order */
+    bool cut;           /* some link of the view is broken: the ring avoids it, stars would not */
     uint32_t stable;    /* of the last view */
     uint32_t submitted; /* unnamed ops submitted in this line */
     struct pc_verdict_copy *verdicts;
     uint32_t verdict_count;
 
     uint32_t window, in_flight, eager_in_flight; /* ring: segments that this peer has started */
-    uint32_t open_window, open_in_flight; /* star: own segments that wait for parts */
-    uint32_t open_unready;                /* those of them of ops not known to be submitted by all */
-    uint32_t eager_window;                /* star: parts sent unasked to one owner */
-    uint32_t copy_window, copies_in_flight;      /* star: copies of this owner that started whole */
+    uint32_t open_window, open_in_flight;        /* star: own segments that wait for parts */
+    uint32_t open_unready; /* those of them of ops not known to be submitted by all */
+    uint32_t eager_window; /* star: parts sent unasked to one owner */
+    uint32_t copy_window, copies_in_flight; /* star: copies of this owner that started whole */
     uint32_t plan_left;
     bool repaired_pending, repaired_told;
     bool full_pending, full_told;
@@ -250,9 +253,11 @@ bool pc_op_is_past(const pc_core *core, uint64_t id);
 uint32_t pc_op_stable(const pc_core *core);
 void pc_op_undo(struct pc_op *op);
 
-/* ---- pair.c ------------------------------------------------------------------------------------ */
+/* ---- pair.c ------------------------------------------------------------------------------------
+ */
 
-/* Makes the pairs of a view, keeping those of peers that stay; queues are emptied. false: memory. */
+/* Makes the pairs of a view, keeping those of peers that stay; queues are emptied. false: memory.
+ */
 bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self);
 void pc_pairs_free(pc_core *core);
 void pc_queue_push(struct pc_queue *queue, struct pc_entry entry);
@@ -262,17 +267,20 @@ void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segm
 /* The same to every other member. */
 void pc_pair_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type);
 
-/* ---- mux.c ------------------------------------------------------------------------------------- */
+/* ---- mux.c -------------------------------------------------------------------------------------
+ */
 
 void pc_mux_new_stream(struct pc_link *link); /* nothing half sent */
 void pc_mux_enter_view(struct pc_link *link); /* a half-sent frame is made whole with zeros */
 
-/* ---- demux.c ----------------------------------------------------------------------------------- */
+/* ---- demux.c -----------------------------------------------------------------------------------
+ */
 
 void pc_demux_stop(pc_core *core, struct pc_link *link); /* drop what is being received */
 void pc_link_spoil(struct pc_link *link, const char *why);
 
-/* ---- announce.c -------------------------------------------------------------------------------- */
+/* ---- announce.c --------------------------------------------------------------------------------
+ */
 
 /* A whole frame of this epoch. `buffer` becomes the callee's. Returns NULL, or what the sender did
  * wrong. */
@@ -284,7 +292,8 @@ void pc_submitted(pc_core *core, struct pc_op *op); /* announce, take what was p
 bool pc_all_ready(const pc_core *core, const struct pc_op *op);
 bool pc_is_known(const struct pc_op *op, uint32_t index);
 
-/* ---- segment.c --------------------------------------------------------------------------------- */
+/* ---- segment.c ---------------------------------------------------------------------------------
+ */
 
 /* The route that an op takes in this view: PCCL_ROUTE_RING, _STAR or _DIRECT. */
 int pc_route(const pc_core *core, const struct pc_op *op);
@@ -308,7 +317,8 @@ void pc_alone(pc_core *core, struct pc_op *op);
 void pc_root_final(struct pc_op *op);
 
 /* ---- ring.c, star.c: start at most one segment (1: started, 0: not now, -1: none left); a data
- * frame of a running op from a known sender (NULL, or what is wrong with it) ----------------------- */
+ * frame of a running op from a known sender (NULL, or what is wrong with it)
+ * ----------------------- */
 
 int pc_ring_start_one(pc_core *core, struct pc_op *op);
 const char *pc_ring_frame(pc_core *core, struct pc_op *op, uint32_t from,

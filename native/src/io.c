@@ -34,9 +34,9 @@ void pc_io_wake(const struct pc_io *io) {
 
 /* Offers staged bytes to the core. false: some are left (held), or the link broke. */
 static bool unstage(struct pc_io *io, struct pc_conn *conn) {
-    conn->taken += (uint32_t)pc_core_feed(io->core, conn->which, conn->staging + conn->taken,
+    conn->taken += (uint32_t)pc_core_feed(io->core, conn->link, conn->staging + conn->taken,
                                           conn->staged - conn->taken);
-    if (conn->taken < conn->staged || pc_core_held(io->core, conn->which))
+    if (conn->taken < conn->staged || pc_core_held(io->core, conn->link))
         return false;
     conn->taken = conn->staged = 0;
     return true;
@@ -46,7 +46,7 @@ static void read_link(struct pc_io *io, struct pc_conn *conn) {
     size_t budget = PC_READ_BUDGET;
     while (budget) {
         uint8_t *to;
-        size_t space = pc_core_rx_space(io->core, conn->which, &to);
+        size_t space = pc_core_rx_space(io->core, conn->link, &to);
         bool direct = space > 0;
         if (!direct) {
             to = conn->staging;
@@ -60,12 +60,12 @@ static void read_link(struct pc_io *io, struct pc_conn *conn) {
         if (n <= 0) {
             char text[PCCL_REASON_MAX];
             pc_errno_text(text, sizeof text, "link", n ? n : -ECONNRESET);
-            pc_conn_link_broke(io, conn, n ? text : "link closed by the other end");
+            pc_conn_failed(io, conn, n ? text : "link closed by the other end");
             return;
         }
         budget -= (size_t)n;
         if (direct) {
-            pc_core_rx_done(io->core, conn->which, (size_t)n);
+            pc_core_rx_done(io->core, conn->link, (size_t)n);
         } else {
             conn->staged = (uint32_t)n;
             conn->taken = 0;
@@ -79,12 +79,28 @@ static void read_link(struct pc_io *io, struct pc_conn *conn) {
     }
 }
 
+/* For growing: what a pair carries, and that the clock of the interval runs while it does. */
+static void count_sent(struct pc_io *io, const struct pc_conn *conn, uint64_t n) {
+    struct pc_mate *mate = pc_mate_of(io, conn->peer);
+    if (!mate || io->config.links)
+        return;
+    mate->growth.bytes += n;
+    if (!io->grow_ns)
+        io->grow_ns = pc_now_ns() + PC_GROW_INTERVAL_NS;
+}
+
+static void count_blocked(struct pc_io *io, const struct pc_conn *conn) {
+    struct pc_mate *mate = pc_mate_of(io, conn->peer);
+    if (mate)
+        mate->growth.blocked = true;
+}
+
 static void write_link(struct pc_io *io, struct pc_conn *conn) {
     struct pc_slice slices[PC_SLICES_MAX];
     struct iovec iov[PC_SLICES_MAX];
     uint32_t base = conn->events & ~(uint32_t)EPOLLOUT;
     for (;;) {
-        int count = pc_core_tx(io->core, conn->which, slices);
+        int count = pc_core_tx(io->core, conn->link, slices);
         if (!count)
             break;
         for (int i = 0; i < count; i++)
@@ -92,15 +108,17 @@ static void write_link(struct pc_io *io, struct pc_conn *conn) {
         long n = pc_net_send(conn->fd, iov, count);
         if (n == -EAGAIN) {
             pc_conn_watch(io, conn, base | EPOLLOUT);
+            count_blocked(io, conn);
             return;
         }
         if (n < 0) {
             char text[PCCL_REASON_MAX];
             pc_errno_text(text, sizeof text, "link", n);
-            pc_conn_link_broke(io, conn, text);
+            pc_conn_failed(io, conn, text);
             return;
         }
-        pc_core_sent(io->core, conn->which, (size_t)n);
+        pc_core_sent(io->core, conn->link, (size_t)n);
+        count_sent(io, conn, (uint64_t)n);
     }
     pc_conn_watch(io, conn, base);
 }
@@ -108,47 +126,60 @@ static void write_link(struct pc_io *io, struct pc_conn *conn) {
 /* ---- commands ---------------------------------------------------------------------------------
  */
 
-static void rewire(struct pc_io *io, int which, const struct pccl_member *member) {
-    struct pc_neighbour *neighbour = &io->neighbours[which];
-    bool same = member && neighbour->peer == member->peer && !neighbour->broken;
-    if (!same) {
-        struct pc_conn *conn = pc_conn_of_link(io, which);
-        if (conn)
+static bool in_view(const struct pccl_view *view, uint64_t peer) {
+    for (uint32_t i = 0; i < view->member_count; i++)
+        if (view->members[i].peer == peer)
+            return true;
+    return false;
+}
+
+/* The members of a view; what is known of those that stay is kept. false: out of memory. */
+static bool take_mates(struct pc_io *io, const struct pccl_view *view) {
+    struct pc_mate *mates = calloc(view->member_count, sizeof *mates);
+    if (!mates)
+        return false;
+    for (int i = 0; i < io->conns_high;
+         i++) { /* links to those who are gone, but not to newcomers */
+        struct pc_conn *conn = &io->conns[i];
+        if (conn->state != PC_CONN_FREE && pc_mate_of(io, conn->peer) && !in_view(view, conn->peer))
             pc_conn_close(io, conn);
-        for (int i = 0; i < PC_CONNS_MAX; i++)
-            if (io->conns[i].outbound && io->conns[i].which == which &&
-                io->conns[i].state != PC_CONN_FREE)
-                pc_conn_close(io, &io->conns[i]);
-        *neighbour = (struct pc_neighbour){0};
     }
-    neighbour->told = false;
-    if (!member || same)
-        return;
-    neighbour->peer = member->peer;
-    neighbour->port = member->port;
-    memcpy(neighbour->host, member->host, sizeof neighbour->host);
+    for (uint32_t i = 0; i < view->member_count; i++) {
+        const struct pccl_member *member = &view->members[i];
+        const struct pc_mate *old = pc_mate_of(io, member->peer);
+        if (old)
+            mates[i] = *old;
+        mates[i].peer = member->peer;
+        mates[i].port = member->port;
+        mates[i].told = false;
+        memcpy(mates[i].host, member->host, sizeof mates[i].host);
+    }
+    for (int i = 0; i < io->conns_high; i++) { /* newcomers may have called before we knew them */
+        const struct pc_conn *conn = &io->conns[i];
+        if (conn->state != PC_CONN_LINKED || pc_mate_of(io, conn->peer))
+            continue;
+        for (uint32_t m = 0; m < view->member_count; m++)
+            mates[m].linked += mates[m].peer == conn->peer;
+    }
+    free(io->mates);
+    io->mates = mates;
+    io->mate_count = view->member_count;
+    io->self = view->self;
+    return true;
 }
 
 void pc_io_set_view(struct pc_io *io, const struct pccl_view *view) {
     if (io->failed || view->epoch <= pc_core_epoch(io->core))
         return;
-    uint32_t n = view->member_count;
-    bool alone = n < 2;
-    bool same_next = io->neighbours[PC_NEXT].peer && !io->neighbours[PC_NEXT].broken;
-    uint64_t old_next = same_next ? io->neighbours[PC_NEXT].peer : 0;
-    rewire(io, PC_NEXT, alone ? NULL : &view->members[(view->self + 1) % n]);
-    rewire(io, PC_PREV, alone ? NULL : &view->members[(view->self + n - 1) % n]);
-    int status = pc_core_set_view(io->core, view, pc_now_ns());
-    if (status != PCCL_OK) {
-        pc_io_fail(io, status, "out of memory while installing a view");
+    if (!take_mates(io, view) || pc_core_set_view(io->core, view, pc_now_ns()) != PCCL_OK) {
+        pc_io_fail(io, PCCL_RESOURCE, "out of memory while installing a view");
         return;
     }
-    if (!alone && io->neighbours[PC_NEXT].peer != old_next)
-        pc_conn_call(io);
-    pc_conn_claim_waiting(io);
-    for (int which = 0; which < PC_LINKS; which++) {
-        struct pc_conn *conn = pc_conn_of_link(io, which);
-        if (conn && unstage(io, conn))
+    if (view->member_count > 1) /* so that each member's death breaks a link */
+        pc_conn_want(io, &io->mates[(view->self + 1) % view->member_count]);
+    for (int i = 0; i < io->conns_high; i++) {
+        struct pc_conn *conn = &io->conns[i];
+        if (conn->state == PC_CONN_LINKED && unstage(io, conn))
             pc_conn_watch(io, conn, conn->events | EPOLLIN);
     }
 }
@@ -160,35 +191,67 @@ void pc_io_fail(struct pc_io *io, int status, const char *text) {
     pc_engine_failed(io->engine, status, text);
     for (int i = 0; i < PC_CONNS_MAX; i++)
         pc_conn_close(io, &io->conns[i]);
-    memset(io->neighbours, 0, sizeof io->neighbours);
+    io->mate_count = 0;
     pc_core_fail(io->core, status, text, pc_now_ns());
 }
 
 /* ---- the loop ---------------------------------------------------------------------------------
  */
 
+static bool is_timed(const struct pc_conn *conn) {
+    return conn->state == PC_CONN_CONNECTING || conn->state == PC_CONN_SHAKING;
+}
+
 static uint64_t next_deadline(const struct pc_io *io) {
     uint64_t at = pc_core_deadline(io->core);
-    for (int i = 0; i < PC_CONNS_MAX; i++) {
+    for (int i = 0; i < io->conns_high; i++)
+        if (is_timed(&io->conns[i]) && io->conns[i].deadline_ns < at)
+            at = io->conns[i].deadline_ns;
+    for (uint32_t i = 0; i < io->mate_count; i++)
+        if (io->mates[i].retry_ns && io->mates[i].retry_ns < at)
+            at = io->mates[i].retry_ns;
+    return io->grow_ns && io->grow_ns < at ? io->grow_ns : at;
+}
+
+/* The slowest of the pair's links, as the kernel measures it. */
+static uint32_t rtt_of(struct pc_io *io, uint64_t peer) {
+    uint32_t rtt_us = 0;
+    for (int i = 0; i < io->conns_high; i++) {
         const struct pc_conn *conn = &io->conns[i];
-        if ((conn->state == PC_CONN_CONNECTING || conn->state == PC_CONN_SHAKING) &&
-            conn->deadline_ns < at)
-            at = conn->deadline_ns;
+        if (conn->state != PC_CONN_LINKED || conn->peer != peer)
+            continue;
+        uint32_t its = pc_net_rtt_us(conn->fd);
+        rtt_us = its > rtt_us ? its : rtt_us;
     }
-    uint64_t retry = io->neighbours[PC_NEXT].retry_ns;
-    return retry && retry < at ? retry : at;
+    return rtt_us;
+}
+
+/* Adds links to pairs that more links make faster. Only one end of a pair does. */
+static void grow_links(struct pc_io *io, uint64_t now_ns) {
+    if (!io->grow_ns || now_ns < io->grow_ns)
+        return;
+    io->grow_ns = 0;
+    for (uint32_t i = 0; i < io->mate_count; i++) {
+        struct pc_mate *mate = &io->mates[i];
+        if (!mate->linked || io->config.links || !mate->growth.bytes)
+            continue;
+        uint32_t links = mate->linked + mate->calling;
+        uint32_t want = pc_grow(&mate->growth, links, rtt_of(io, mate->peer));
+        for (; links < want && !mate->retry_ns; links++)
+            pc_conn_call(io, mate);
+    }
 }
 
 static void on_time(struct pc_io *io, uint64_t now_ns) {
-    for (int i = 0; i < PC_CONNS_MAX; i++) {
+    for (int i = 0; i < io->conns_high; i++) {
         struct pc_conn *conn = &io->conns[i];
-        if ((conn->state == PC_CONN_CONNECTING || conn->state == PC_CONN_SHAKING) &&
-            now_ns >= conn->deadline_ns)
+        if (is_timed(conn) && now_ns >= conn->deadline_ns)
             pc_conn_failed(io, conn, "no handshake in time");
     }
-    struct pc_neighbour *next = &io->neighbours[PC_NEXT];
-    if (next->retry_ns && now_ns >= next->retry_ns)
-        pc_conn_call(io);
+    for (uint32_t i = 0; i < io->mate_count; i++)
+        if (io->mates[i].retry_ns && now_ns >= io->mates[i].retry_ns)
+            pc_conn_call(io, &io->mates[i]);
+    grow_links(io, now_ns);
     pc_core_tick(io->core, now_ns);
 }
 
@@ -204,13 +267,10 @@ static void on_conn(struct pc_io *io, struct pc_conn *conn, uint32_t events) {
             return;
         pc_conn_shake(io, conn);
         return;
-    case PC_CONN_WAITING:
-        pc_conn_close(io, conn); /* only its end is watched for */
-        return;
     case PC_CONN_LINKED:
-        if (pc_core_held(io->core, conn->which)) {
+        if (pc_core_held(io->core, conn->link)) {
             if (events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))
-                pc_conn_link_broke(io, conn, "link closed by the other end");
+                pc_conn_failed(io, conn, "link closed by the other end");
             return;
         }
         if (events & (EPOLLIN | EPOLLERR | EPOLLHUP))
@@ -230,7 +290,7 @@ static void core_events(struct pc_io *io) {
             struct pc_conn *conn = pc_conn_of_link(io, event.which);
             io->links_refused++;
             if (conn)
-                pc_conn_link_broke(io, conn, event.event.reason);
+                pc_conn_failed(io, conn, event.event.reason);
         } else {
             pc_engine_post(io->engine, &event.event);
         }
@@ -238,10 +298,13 @@ static void core_events(struct pc_io *io) {
 }
 
 static void pump(struct pc_io *io) {
-    for (int which = 0; which < PC_LINKS; which++) {
-        struct pc_conn *conn = pc_conn_of_link(io, which);
-        if (conn)
-            write_link(io, conn);
+    for (int i = 0; i < io->conns_high; i++)
+        if (io->conns[i].state == PC_CONN_LINKED)
+            write_link(io, &io->conns[i]);
+    for (uint64_t peer; (peer = pc_core_wanted(io->core)) != 0;) {
+        struct pc_mate *mate = pc_mate_of(io, peer);
+        if (mate)
+            pc_conn_want(io, mate);
     }
 }
 
@@ -343,6 +406,8 @@ void pc_io_close(struct pc_io *io) {
             pc_conn_close(io, &io->conns[i]);
     pc_core_free(io->core);
     io->core = NULL;
+    free(io->mates);
+    io->mates = NULL;
     int *fds[] = {&io->listen_fd, &io->epoll_fd, &io->wake_fd};
     for (int i = 0; i < 3; i++) {
         if (*fds[i] >= 0)

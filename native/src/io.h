@@ -9,8 +9,9 @@
 
 #include "core.h"
 #include "frame.h"
+#include "grow.h"
 
-#define PC_CONNS_MAX     96 /* links, and connections that have not become one */
+#define PC_CONNS_MAX     PC_LINKS_MAX /* links, and connections that have not become one */
 #define PC_STAGING_BYTES (64u << 10)
 #define PC_READ_BUDGET   (1u << 20) /* bytes of one link before others get a turn */
 #define PC_RETRY_NS      500000000u
@@ -19,8 +20,7 @@ enum pc_conn_state {
     PC_CONN_FREE = 0,
     PC_CONN_CONNECTING, /* we called; not answered yet */
     PC_CONN_SHAKING,    /* handshake bytes are on their way */
-    PC_CONN_WAITING,    /* accepted and known, no view needs it yet */
-    PC_CONN_LINKED      /* serves a link of the core */
+    PC_CONN_LINKED      /* a link of the core */
 };
 
 struct pc_conn {
@@ -29,7 +29,7 @@ struct pc_conn {
     bool outbound;
     uint32_t events; /* what epoll watches for */
     uint64_t peer;
-    int which; /* LINKED, or outbound: the core's link */
+    int link; /* LINKED: the core's id of it */
     uint64_t deadline_ns;
     uint64_t born;
     uint8_t shake_in[PC_HANDSHAKE_BYTES], shake_out[PC_HANDSHAKE_BYTES];
@@ -38,13 +38,16 @@ struct pc_conn {
     uint32_t staged, taken; /* bytes [taken, staged) of staging wait for the core */
 };
 
-struct pc_neighbour {
-    uint64_t peer; /* 0: none */
+/* Another member of the view, as the shell reaches it. */
+struct pc_mate {
+    uint64_t peer;
     char host[PCCL_HOST_MAX];
     uint16_t port;
-    bool broken;       /* its link broke in this view: only another view makes a new one */
     bool told;         /* LINK_LOST was sent in this view */
-    uint64_t retry_ns; /* outbound only: when to call again; 0: not waiting */
+    uint64_t retry_ns; /* when to call again; 0: not waiting */
+    uint32_t linked;   /* connections that are links */
+    uint32_t calling;  /* outbound connections that are not links yet */
+    struct pc_growth growth;
 };
 
 struct pc_io {
@@ -54,7 +57,10 @@ struct pc_io {
     int epoll_fd, listen_fd, wake_fd;
     atomic_int fds[PC_CONNS_MAX]; /* of conns, for a forked child; -1: none */
     struct pc_conn conns[PC_CONNS_MAX];
-    struct pc_neighbour neighbours[PC_LINKS];
+    int conns_high;        /* no connection at or beyond this place */
+    struct pc_mate *mates; /* in ring order, self included */
+    uint32_t mate_count, self;
+    uint64_t grow_ns; /* when links are counted next; 0: nothing to count */
     uint64_t links_refused;
     uint64_t births;
     bool failed;

@@ -1,7 +1,7 @@
 /* mux: queued frames of a pair -> bytes of whichever of its links can send, in order per link.
- * Urgent frames (control, small ops) overtake bulk ones between frames. After a view change the rest
- * of a half-sent frame is made up of zeros: its receiver has left that epoch (it answered the flush)
- * and drops it, but framing must hold. */
+ * Urgent frames (control, small ops) overtake bulk ones between frames. After a view change the
+ * rest of a half-sent frame is made up of zeros: its receiver has left that epoch (it answered the
+ * flush) and drops it, but framing must hold. */
 #include <string.h>
 
 #include "bytes.h"
@@ -61,7 +61,7 @@ static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
         uint32_t run = 1 + op->next_run;
         header.contributors = (uint16_t)(run < core->world ? run : core->world);
         uint32_t index = link->pair->index;
-        op->ready_queued[index / 8] &= (uint8_t) ~(1u << index % 8); /* news is announced again */
+        op->ready_queued[index / 8] &= (uint8_t)~(1u << index % 8); /* news is announced again */
         header.segment = op->opened;
         op->queued_count--;
         slot->entry.op = NULL; /* wholly in the slot */

@@ -114,3 +114,11 @@ long pc_net_send(int fd, struct iovec *slices, int count) {
     while (sent < 0 && errno == EINTR);
     return sent < 0 ? -(long)errno : (long)sent;
 }
+
+uint32_t pc_net_rtt_us(int fd) {
+    struct tcp_info info;
+    socklen_t length = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
+        return 0;
+    return info.tcpi_rtt;
+}

@@ -27,6 +27,9 @@ long pc_net_recv(int fd, void *to, size_t n);
 /* Bytes written, or -EAGAIN, or another negative errno. Never raises SIGPIPE. */
 long pc_net_send(int fd, struct iovec *slices, int count);
 
+/* The kernel's smoothed round-trip time of a connection, microseconds; 0: not known. */
+uint32_t pc_net_rtt_us(int fd);
+
 /* true if `host` is a numeric address that pc_net_connect takes. */
 bool pc_net_is_numeric(const char *host);
 

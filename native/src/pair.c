@@ -4,7 +4,8 @@
 #include "check.h"
 #include "internal.h"
 
-/* ---- queues ------------------------------------------------------------------------------------ */
+/* ---- queues ------------------------------------------------------------------------------------
+ */
 
 void pc_queue_push(struct pc_queue *queue, struct pc_entry entry) {
     if (queue->count == queue->capacity) {
@@ -31,7 +32,8 @@ bool pc_queue_pop(struct pc_queue *queue, struct pc_entry *entry) {
     return true;
 }
 
-/* ---- pairs ------------------------------------------------------------------------------------- */
+/* ---- pairs -------------------------------------------------------------------------------------
+ */
 
 static void free_pair(struct pc_pair *pair) {
     if (!pair)
@@ -112,8 +114,7 @@ void pc_pairs_free(pc_core *core) {
     core->pairs = NULL;
 }
 
-void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment,
-                  uint8_t type) {
+void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment, uint8_t type) {
     struct pc_pair *pair = core->pairs[index];
     PC_ASSERT(pair);
     bool urgent = type == PC_MARK || type == PC_READY || type == PC_ACK || pc_op_small(op);
@@ -129,7 +130,8 @@ void pc_pair_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t
         pc_pair_push(core, i, op, segment, type);
 }
 
-/* ---- links ------------------------------------------------------------------------------------- */
+/* ---- links -------------------------------------------------------------------------------------
+ */
 
 int pc_core_link_new(pc_core *core, uint64_t peer) {
     int id = 0;

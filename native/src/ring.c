@@ -5,8 +5,9 @@
  *   owner-1 ... owner-2   MARK: the last to get the copy knows that all hold it, and says so
  *
  * A segment counts against its starter's window from the start until its mark comes back, so that
- * no peer ever needs more scratch than world x window buffers, whatever the tensor: a link never has
- * to wait for memory. Ops not yet known to be submitted by all may use half of the window at most.
+ * no peer ever needs more scratch than world x window buffers, whatever the tensor: a link never
+ * has to wait for memory. Ops not yet known to be submitted by all may use half of the window at
+ * most.
  *
  * In a repaired view the member named as holder is the owner and only COPY and MARK run again. */
 #include <string.h>
@@ -15,7 +16,8 @@
 #include "internal.h"
 #include "reduce.h"
 
-/* Which peer puts the segment on its way: the holder of a final value, else the owner's successor. */
+/* Which peer puts the segment on its way: the holder of a final value, else the owner's successor.
+ */
 static uint32_t starter(const pc_core *core, const struct pc_op *op, uint32_t segment) {
     uint32_t owner = pc_owner(core, op, segment);
     if (owner == PC_NO_INDEX || pc_copy_only(op, segment))
@@ -147,6 +149,7 @@ static const char *on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *bu
     pc_now_marked(core, op, i);
     pc_pair_push(core, pc_after(core, core->self), op, i, PC_MARK);
     pc_check_end(core, op);
+    pc_start(core); /* in a ring of two the starter hears of the end here, and by no mark */
     return NULL;
 }
 

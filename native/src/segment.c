@@ -1,11 +1,13 @@
-/* segment: what ring and star share: which route an op takes, who owns a segment, its steps to final
- * and marked, and the order in which ops start theirs. */
+/* segment: what ring and star share: which route an op takes, who owns a segment, its steps to
+ * final and marked, and the order in which ops start theirs. */
 #include <string.h>
 
 #include "check.h"
 #include "internal.h"
 
 int pc_route(const pc_core *core, const struct pc_op *op) {
+    if (core->cut)
+        return PCCL_ROUTE_RING;
     if (op->desc.route != PCCL_ROUTE_AUTO)
         return op->desc.route;
     return core->world <= PC_DIRECT_WORLD_MAX ? PCCL_ROUTE_DIRECT : PCCL_ROUTE_RING;
@@ -33,7 +35,8 @@ bool pc_copy_only(const struct pc_op *op, uint32_t segment) {
     return op->desc.kind == PCCL_BROADCAST || op->segments[segment].holder >= 0;
 }
 
-/* ---- the steps of a segment -------------------------------------------------------------------- */
+/* ---- the steps of a segment --------------------------------------------------------------------
+ */
 
 void pc_check_end(pc_core *core, struct pc_op *op) {
     if (op->state == PC_RUNNING && op->marked_count == op->segment_count)
@@ -100,7 +103,8 @@ void pc_alone(pc_core *core, struct pc_op *op) {
     pc_check_end(core, op);
 }
 
-/* ---- starting ---------------------------------------------------------------------------------- */
+/* ---- starting ----------------------------------------------------------------------------------
+ */
 
 void pc_startable(pc_core *core, struct pc_op *op) {
     op->cursor = 0;

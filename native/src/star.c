@@ -9,8 +9,8 @@
  *
  * Windows: an owner asks for the parts of at most `open_window` of its segments at a time; which,
  * it says in READY. It alone decides, so parts of different ops cannot wait for each other. At most
- * half of them may be of ops that not all are known to have submitted. Parts of small ops go unasked,
- * `eager_window` of them to one owner, and are released by the copy. An owner has at most
+ * half of them may be of ops that not all are known to have submitted. Parts of small ops go
+ * unasked, `eager_window` of them to one owner, and are released by the copy. An owner has at most
  * `copy_window` copies under way that were not preceded by parts.
  *
  * In a repaired view the holder is the owner and only COPY, ACK and MARK run again. */
@@ -20,7 +20,8 @@
 #include "internal.h"
 #include "reduce.h"
 
-/* ---- starting ---------------------------------------------------------------------------------- */
+/* ---- starting ----------------------------------------------------------------------------------
+ */
 
 static bool may_copy(const pc_core *core, struct pc_op *op, size_t bytes) {
     if (core->copies_in_flight >= core->copy_window)
@@ -54,7 +55,8 @@ static int start_copy(pc_core *core, struct pc_op *op) {
 }
 
 /* The k-th segment of an owner, in a view without holders; at or past segment_count: none. */
-static uint64_t segment_of(const pc_core *core, const struct pc_op *op, uint32_t owner, uint32_t k) {
+static uint64_t segment_of(const pc_core *core, const struct pc_op *op, uint32_t owner,
+                           uint32_t k) {
     if (pc_route(core, op) == PCCL_ROUTE_STAR)
         return owner == 0 ? k : UINT64_MAX;
     uint32_t number = pc_number(op->id) % core->world;
@@ -92,7 +94,9 @@ static int open_more(pc_core *core, struct pc_op *op) {
     return op->opened > before ? 1 : outcome;
 }
 
-void pc_star_open(pc_core *core, struct pc_op *op) { (void)open_more(core, op); }
+void pc_star_open(pc_core *core, struct pc_op *op) {
+    (void)open_more(core, op);
+}
 
 /* The next segment of an owner that this peer owes it a part of. */
 static bool next_part(const pc_core *core, struct pc_op *op, uint32_t owner, uint32_t *segment) {
@@ -146,7 +150,8 @@ int pc_star_start_one(pc_core *core, struct pc_op *op) {
     return copies == 0 || parts == 0 || opened == 0 ? 0 : -1;
 }
 
-/* ---- the owner --------------------------------------------------------------------------------- */
+/* ---- the owner ---------------------------------------------------------------------------------
+ */
 
 static void spread(pc_core *core, struct pc_op *op, uint32_t i) {
     if (op->desc.reduce == PCCL_AVG)
@@ -239,7 +244,8 @@ static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t i) {
     return NULL;
 }
 
-/* ---- everybody else ---------------------------------------------------------------------------- */
+/* ---- everybody else ----------------------------------------------------------------------------
+ */
 
 static void release_part(struct pc_pair *owner, struct pc_segment *segment) {
     if (!segment->counted)

@@ -15,6 +15,8 @@ static bool op_is_sound(const struct pccl_op *op) {
         return false;
     if (op->kind != PCCL_ALL_REDUCE && op->kind != PCCL_BROADCAST)
         return false;
+    if (op->route < PCCL_ROUTE_AUTO || op->route > PCCL_ROUTE_DIRECT)
+        return false;
     if ((op->kind == PCCL_BROADCAST) != (op->root_peer != 0))
         return false;
     if (op->count > UINT64_MAX / 64 / element)

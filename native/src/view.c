@@ -249,7 +249,9 @@ void pc_view_check_repaired(pc_core *core) {
     core->repaired_pending = true;
 }
 
-static uint32_t at_least(uint32_t floor, uint32_t value) { return value < floor ? floor : value; }
+static uint32_t at_least(uint32_t floor, uint32_t value) {
+    return value < floor ? floor : value;
+}
 
 /* Shares of the scratch, in segments. Of the whole, ring and copies may take an eighth each, parts
  * that owners ask for three eighths, parts sent unasked an eighth; with many members the floors. */
@@ -270,6 +272,9 @@ static void enter(pc_core *core, const struct pccl_view *view) {
     core->self = view->self;
     core->world = view->member_count;
     core->stable = view->stable;
+    core->cut = false;
+    for (uint32_t i = 0; i < view->member_count; i++)
+        core->cut |= view->members[i].cut != 0;
     core->plan_left = 0;
     core->repaired_told = core->repaired_pending = false;
     core->full_told = core->full_pending = false;

@@ -36,6 +36,7 @@ lib: Any = _lib
 
 SCRATCH_BYTES = 64 << 20
 SEGMENTS_MAX = 65536
+ROUTES = ("auto", "ring", "star", "direct")  # as numbered in pccl.h
 CALLS_END_S = 5.0  # a call takes a slice of a wait; one that an interrupt lost is not awaited
 CLOSED = "the communicator was closed before the op ended"
 
@@ -107,6 +108,7 @@ class Engine:
         proof: bytes,
         checksum_payload: bool,
         scratch_bytes: int = SCRATCH_BYTES,
+        links: int = 0,
         handshake_ms: int = 10_000,
     ) -> None:
         host = ffi.new("char[]", bind_host.encode())
@@ -121,6 +123,7 @@ class Engine:
                 "scratch_bytes": scratch_bytes,
                 "handshake_ms": handshake_ms,
                 "checksum_payload": int(checksum_payload),
+                "links": links,
             },
         )
         handle = ffi.new("pccl_engine **")
@@ -201,11 +204,13 @@ class Engine:
         part = record.of_group(me.group)
         keep: list[Any] = []
         members = ffi.new("struct pccl_member[]", len(part.ring))
+        cut = {end for edge in record.excluded for end in edge if set(edge) <= set(part.ring)}
         for row, peer in zip(members, part.ring, strict=True):
             member = record.member(peer)
             assert member is not None
             row.peer, row.port = peer, member.port
             row.host = member.host.encode()
+            row.cut = int(peer in cut)
         verdicts = ffi.new("struct pccl_verdict[]", max(1, len(part.verdicts)))
         for row, verdict in zip(verdicts, part.verdicts, strict=False):
             holders = ffi.new("int32_t[]", list(verdict.holders))
@@ -249,9 +254,10 @@ class Engine:
         name: int,
         strict: bool,
         timeout_s: float,
+        route: int = 0,
     ) -> None:
         """Starts an op over `buffer`, which belongs to the engine until `wait` has returned the
-        result of `ticket`, a new one. name: 0 (unnamed) or a 64-bit hash.
+        result of `ticket`, a new one. name: 0 (unnamed) or a 64-bit hash; route: index in ROUTES.
         Raises UsageError (overlap with a buffer in flight), ResourceError (too many in flight)."""
         op = ffi.new(
             "struct pccl_op *",
@@ -264,6 +270,7 @@ class Engine:
                 "count": buffer.count,
                 "name": name,
                 "strict": int(strict),
+                "route": route,
                 "timeout_ns": max(1, min(int(timeout_s * 1e9), 1 << 62)),
             },
         )
@@ -302,7 +309,7 @@ class Engine:
             bytes_sent=result.bytes_sent,
             bytes_received=result.bytes_received,
             seconds=result.elapsed_ns / 1e9,
-            route="self" if self._alone else "ring",
+            route=ROUTES[result.route] if not self._alone else "self",
             transport="none" if self._alone else "tcp",
         )
         error = None

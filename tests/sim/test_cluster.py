@@ -79,7 +79,14 @@ def check_values(cluster: Cluster, ops: list[Submission], segment: int) -> None:
 def test_all_members_live(core: ModuleType, seed: int) -> None:
     rng = random.Random(seed)
     world = rng.randrange(1, 7)
-    cluster = Cluster(core, world, seed, checksum=seed % 2 == 0, links=1 + seed % 3)
+    cluster = Cluster(
+        core,
+        world,
+        seed,
+        checksum=seed % 2 == 0,
+        links=1 + seed % 3,
+        scratch=rng.choice([64, 64 * 40, 1 << 14]),
+    )
     ops = make_ops(rng, rng.randrange(1, 8), world)
     load(cluster, ops, rng, [0, 1, 7, 8, 9, 40, 333])
     cluster.install_first()
@@ -95,7 +102,14 @@ def test_all_members_live(core: ModuleType, seed: int) -> None:
 def test_deaths_in_flight(core: ModuleType, seed: int) -> None:
     rng = random.Random(1000 + seed)
     world = rng.randrange(2, 7)
-    cluster = Cluster(core, world, seed, checksum=seed % 3 == 0, links=1 + seed // 3 % 3)
+    cluster = Cluster(
+        core,
+        world,
+        seed,
+        checksum=seed % 3 == 0,
+        links=1 + seed // 3 % 3,
+        scratch=rng.choice([64, 64 * 40, 1 << 14]),
+    )
     ops = make_ops(rng, rng.randrange(1, 6), world)
     load(cluster, ops, rng, [1, 9, 40, 333])
     cluster.install_first()
