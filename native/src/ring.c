@@ -250,6 +250,7 @@ static void on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *buffer) {
     now_marked(core, op, i);
     pc_mux_push(core, PC_NEXT, &segment->mark, op, i, PC_MARK);
     pc_ring_check_end(core, op);
+    pc_ring_start(core); /* in a ring of two the starter hears of the end here, and by no mark */
 }
 
 static void on_mark(pc_core *core, struct pc_op *op, uint32_t i) {
