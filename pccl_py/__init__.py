@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pccl_py.communicator import Communicator, join
+from pccl_py.communicator import Communicator
 from pccl_py.errors import (
     Aborted,
     CoordinatorLost,
@@ -14,6 +14,7 @@ from pccl_py.errors import (
     ResourceError,
     UsageError,
 )
+from pccl_py.joining import join
 from pccl_py.types import DType, Member, OpInfo, ReduceOp, SyncInfo, View
 from pccl_py.work import Work
 

@@ -1,4 +1,4 @@
-"""What a user holds: `join` and the Communicator (layer 5).
+"""What a user holds: the Communicator (layer 5). `joining` makes it.
 
 Checks arguments, turns tensors into buffers, and joins three things that know nothing of each
 other: the engine (bytes), the control thread (membership), and the user's threads, which wait here.
@@ -7,12 +7,7 @@ Nothing is decided here about membership or repair.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
-import os
-import secrets as random_source
-import socket
 import threading
 import time
 import weakref
@@ -22,165 +17,35 @@ from typing import Literal, overload
 
 import xxhash
 
-from pccl_py import config, forks
+from pccl_py import forks
 from pccl_py.dataplane import buffers
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.engine import Engine, Stats
-from pccl_py.errors import CoordinatorLost, DeadlineExceeded, PcclError, UsageError
-from pccl_py.peer import address, state
-from pccl_py.peer.control import Control, ControlConfig, Mailbox
+from pccl_py.errors import CoordinatorLost, PcclError, UsageError
+from pccl_py.peer.control import Control
 from pccl_py.peer.events import Drained, WantLeave
-from pccl_py.protocol import endpoint
 from pccl_py.state_sync import Syncer
 from pccl_py.types import Member, OpInfo, PeerId, ReduceOp, SyncInfo, View
 from pccl_py.work import Pending, Work
 
 ALL_REDUCE = 0
 BROADCAST = 1
-CONNECT_S = 10.0
 PROGRESS_S = 10.0
 LEAVE_S = 30.0
 SWEEP_MIN = 64  # ops known before those that ended out of order are looked for
-NAME_BYTES_MAX = 64  # a peer's and a group's, as on the wire
-RUN_BYTES_MAX = 128
 
 _OPS = {op.name.lower(): op for op in ReduceOp}
 _log = logging.getLogger("pccl")
 
 
-def join(
-    coordinator: str | None = None,
-    *,
-    run: str | None = None,
-    group: str | None = None,
-    name: str | None = None,
-    min_members: int = 1,
-    timeout: float | None = None,
-    deadline_s: float = config.DEFAULT_DEADLINE_S,
-    secret: str | bytes | None = None,
-    bind: str | None = None,
-    advertise: str | None = None,
-    transport: str = "auto",
-) -> Communicator:
-    """Joins a run and returns when this process is a member of its group.
-
-    Args (each: argument, else environment, else default):
-        coordinator: "HOST:PORT" or "[v6]:PORT", several separated by commas (the first that answers
-            is taken); PCCL_COORDINATOR; 127.0.0.1:48148.
-        run: the run's id; PCCL_RUN; "default".
-        group: collectives span one group; PCCL_GROUP; "default".
-        name: what people call this peer, at most 64 bytes; w{RANK}, or host and pid.
-        min_members: how many members the run's first view waits for; the largest of all wins.
-        timeout: seconds to wait for admission (the members' next safe point); None waits as long as
-            it takes, with a line every 10 s that says who is awaited.
-        deadline_s: bounds every op from submission to its end; detection and heartbeats follow.
-        secret: the run secret; PCCL_SECRET, PCCL_SECRET_FILE. Required off loopback.
-        bind: where the data port listens, "HOST", "HOST:PORT"; the address of the route to the
-            coordinator, any free port.
-        advertise: what other peers call, if that is another address.
-        transport: "auto" or "tcp"; both are TCP today.
-    Raises UsageError (arguments, another run, a wrong secret), CoordinatorLost (unreachable),
-        DeadlineExceeded (not admitted in `timeout`), ResourceError (port, descriptors).
-    Blocks. Thread: any. A restarted worker joins as a new peer.
-    """
-    settings = config.resolve(coordinator=coordinator, run=run, group=group, secret=secret)
-    timers = config.Timers(deadline_s)
-    endpoints = endpoint.parse_list(settings.coordinator)
-    _check_join(name, min_members, timeout, transport)
-    _check_text("run", settings.run, RUN_BYTES_MAX)
-    _check_text("group", settings.group, NAME_BYTES_MAX)
-    if not all(one.port for one in endpoints):
-        raise UsageError(f"coordinator {settings.coordinator!r}: its port cannot be 0")
-    began = time.monotonic()
-    until = None if timeout is None else began + timeout
-    reach_until = began + (CONNECT_S if timeout is None else min(CONNECT_S, timeout))
-    where = address.first_reachable(endpoints, reach_until)
-    listening = address.listen_on(bind, where)
-    reached = address.advertised(advertise, listening, where)
-    if settings.secret is None and address.needs_secret(where, listening, reached):
-        raise UsageError(
-            "a run secret is required off loopback: set PCCL_SECRET or PCCL_SECRET_FILE to the one "
-            "that the coordinator has"
-        )
-    peer = PeerId(random_source.randbits(64) or 1)
-    engine = Engine(
-        bind_host=listening.host,
-        bind_port=listening.port,
-        run=xxhash.xxh3_64_intdigest(f"run\0{settings.run}".encode()),
-        peer=peer,
-        proof=_link_proof(settings.secret, settings.run),
-        checksum_payload=settings.checksum == "full" or not listening.is_loopback,
-    )
-    try:
-        if name is None:
-            name = config.default_name(config.environment(), socket.gethostname(), os.getpid())
-        first = state.initial(
-            run=settings.run,
-            peer=peer,
-            name=name[:NAME_BYTES_MAX],
-            group=settings.group,
-            host=reached.host,
-            port=reached.port or engine.port,
-            min_members=min_members,
-            detection_s=timers.detection_s,
-        )
-        control = Control(ControlConfig(where, settings.secret, timers, CONNECT_S), first, engine)
-    except BaseException:
-        engine.close()
-        raise
-    comm = Communicator(peer, settings.group, engine, control, timers.deadline_s)
-    try:
-        control.start()
-        _await_admission(control.mailbox, where, reach_until, until)
-    except BaseException:
-        comm.close()
-        raise
-    return comm
-
-
-def _check_join(name: str | None, min_members: int, timeout: float | None, transport: str) -> None:
-    if type(min_members) is not int or not 1 <= min_members <= 1024:
-        raise UsageError(f"min_members={min_members!r} must be a number from 1 to 1024")
-    _check_timeout(timeout)
-    if transport not in ("auto", "tcp"):
-        raise UsageError(f"transport={transport!r} must be 'auto' or 'tcp'")
-    if name is not None:
-        _check_text("name", name, NAME_BYTES_MAX)
-
-
-def _check_text(what: str, text: str, bytes_max: int) -> None:
-    right = isinstance(text, str) and text.isprintable() and 0 < len(text.encode()) <= bytes_max
-    if not right:
-        raise UsageError(f"{what}={text!r:.80} must be a printable text of 1 to {bytes_max} bytes")
-
-
-def _check_timeout(timeout: float | None) -> None:
+def check_timeout(timeout: float | None) -> None:
+    """Raises UsageError unless it is a positive number of seconds, or None."""
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise UsageError(f"timeout={timeout!r} must be a positive number of seconds, or None")
 
 
-def _link_proof(secret: bytes | None, run: str) -> bytes:
-    if secret is None:
-        return bytes(32)
-    return hmac.digest(secret, b"pccl link\0" + run.encode(), hashlib.sha256)
-
-
-def _await_admission(
-    mail: Mailbox, where: endpoint.Endpoint, reach_until: float, until: float | None
-) -> None:
-    if not mail.wait(lambda: mail.connected, reach_until):
-        raise CoordinatorLost(
-            f"{where} accepts connections but does not speak pccl's control protocol: "
-            "is that the coordinator's port?"
-        )
-    while not mail.wait(lambda: mail.record is not None, _sooner(until, PROGRESS_S)):
-        awaited = mail.progress or "waiting for the coordinator to answer"
-        if until is not None and time.monotonic() >= until:
-            raise DeadlineExceeded(f"not admitted in time: {awaited}")
-        _log.warning("join: %s", awaited)
-
-
-def _sooner(until: float | None, seconds: float) -> float:
+def sooner(until: float | None, seconds: float) -> float:
+    """Monotonic time: `seconds` from now, or `until` if that is sooner."""
     soon = time.monotonic() + seconds
     return soon if until is None else min(soon, until)
 
@@ -357,7 +222,7 @@ class Communicator:
     ) -> Work:
         self._check_usable()
         self._raise_dropped()
-        _check_timeout(timeout)
+        check_timeout(timeout)
         number = 0
         if name is not None:
             if not isinstance(name, str) or not name:
@@ -428,7 +293,7 @@ class Communicator:
         self._control.post(Drained(position))
         mail = self._control.mailbox
         until = time.monotonic() + self._deadline_s
-        while not mail.wait(lambda: mail.resumed is not None, _sooner(until, PROGRESS_S)):
+        while not mail.wait(lambda: mail.resumed is not None, sooner(until, PROGRESS_S)):
             if time.monotonic() >= until:
                 raise CoordinatorLost(
                     f"held at a safe point for {self._deadline_s:.0f} s without an answer from the "

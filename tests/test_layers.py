@@ -28,6 +28,7 @@ LAYERS = {
     "pccl_py.coordinator.sockets": 4,
     "pccl_py.peer.control": 4,
     "pccl_py.communicator": 5,
+    "pccl_py.joining": 5,
     "pccl_py.work": 5,
     "pccl_py.state_sync": 5,
     "pccl_py.forks": 4,

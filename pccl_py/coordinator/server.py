@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import json
 import logging
 import os
 import shutil
@@ -64,6 +65,7 @@ from pccl_py.protocol.messages import (
     Hello,
     Message,
     Refused,
+    Status,
     StatusRequest,
     Waiting,
 )
@@ -147,6 +149,7 @@ class _Shell(Generic[S]):
         self._tick_at: float | None = None
         self._probes: list[tuple[float, int]] = []  # heap of (monotonic seconds, link number)
         self._probes_changed = asyncio.Event()
+        self._messages = 0  # received and sent, status requests and their answers apart
 
     async def run(self, ready: Callable[[], None]) -> None:
         stop = asyncio.Event()
@@ -206,6 +209,7 @@ class _Shell(Generic[S]):
                 raise RemoteProtocolError(f"{type(message).__name__} is not for a coordinator")
         except RemoteProtocolError as error:
             return await self._refuse(routing_id, refusal_of(error))
+        self._messages += not isinstance(message, StatusRequest)
         match message:
             case Hello() | StatusRequest():
                 refusal = check_proof(self._config.secret, message)
@@ -267,7 +271,7 @@ class _Shell(Generic[S]):
     async def _carry_out(self, action: Action) -> None:
         match action:
             case Send(number, message):
-                await self._send(number, message)
+                await self._send(number, self._counted(message))
             case Close(number):
                 link = self._connections.of_number(number)
                 if link is not None:
@@ -281,6 +285,14 @@ class _Shell(Generic[S]):
                 self._log.info("%s", f"{name} {values}".rstrip())
             case _:
                 assert_never(action)
+
+    def _counted(self, message: FromCoordinator) -> FromCoordinator:
+        """The message, counted; a Status also tells the count, which the machine cannot know."""
+        if isinstance(message, Status):
+            body = json.loads(message.json) | {"control_messages": self._messages}
+            return Status(json.dumps(body))
+        self._messages += 1
+        return message
 
     async def _send(self, number: int, message: FromCoordinator) -> None:
         link = self._connections.of_number(number)

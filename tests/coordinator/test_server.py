@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import secrets
@@ -76,7 +77,20 @@ def test_messages_reach_the_machine_and_come_back(address: str) -> None:
 def test_status_request_needs_no_hello(address: str) -> None:
     with RawPeer(address) as one:
         one.send(StatusRequest("run", os.urandom(16), b""))
-        assert one.receive() == Status('{"members": []}')
+        assert one.receive() == Status('{"members": [], "control_messages": 0}')
+
+
+def test_a_status_counts_control_messages_but_no_statuses(address: str) -> None:
+    with RawPeer(address) as one, RawPeer(address) as two:
+        _join(one, "one")
+        two.send(StatusRequest("run", os.urandom(16), b""))
+        first = two.await_kind(Status)
+        one.send(Refresh(1))
+        assert _texts(one, "Refresh one") == ["Refresh one"]
+        two.send(StatusRequest("run", os.urandom(16), b""))
+        last = two.await_kind(Status)
+        counts = [json.loads(status.json)["control_messages"] for status in (first, last)]
+        assert counts[1] - counts[0] == 2, "the request and its echo"
 
 
 def test_journal_is_written_before_the_next_action_and_timers_tick(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""What is to be measured, checked before anything is started; pure.
+
+The command makes a `Plan` of its arguments; `crew` and `conduct` carry it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pccl_py.bench import ops, sizes, values
+from pccl_py.bench.ops import Op
+from pccl_py.errors import ResourceError, UsageError
+
+WORLD_MAX = 64
+REPEATS_MAX = 10_000
+OURS = "pccl"
+PEERS = ("gloo", "ceiling", "mpi", "mpi-shm")
+MODES = {"yes": ("in",), "no": ("out",), "both": ("out", "in")}  # of place, by --in-place
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """sizes: bytes, as nccl-tests counts them; modes: "out" and "in" (of place), in the order in
+    which they run; impls: pccl first, then those that it is compared with."""
+
+    op: Op
+    world: int
+    sizes: Sequence[int]
+    dtype: str
+    reduce: str
+    warm_ups: int
+    repeats: int
+    modes: Sequence[str]
+    impls: Sequence[str]
+
+    @property
+    def groups(self) -> Sequence[Sequence[str]]:
+        """Who shares processes: pccl and gloo; the others have their own."""
+        shared = [impl for impl in self.impls if impl in (OURS, "gloo")]
+        return (shared, *([impl] for impl in self.impls if impl not in shared))
+
+
+def check(plan: Plan, available_bytes: int | None) -> None:
+    """Raises UsageError, or ResourceError when the buffers would not fit in memory."""
+    if not 1 <= plan.world <= WORLD_MAX:
+        raise UsageError(f"-n {plan.world} must be a number of processes from 1 to {WORLD_MAX}")
+    if not 1 <= plan.repeats <= REPEATS_MAX or not 0 <= plan.warm_ups <= REPEATS_MAX:
+        raise UsageError(f"-r must be 1 to {REPEATS_MAX}, -w 0 to {REPEATS_MAX}")
+    if plan.dtype not in values.KINDS:
+        raise UsageError(f"--dtype {plan.dtype} must be one of {', '.join(values.KINDS)}")
+    if plan.reduce not in values.REDUCTIONS:
+        raise UsageError(f"--reduce {plan.reduce} must be one of {', '.join(values.REDUCTIONS)}")
+    item = values.item_bytes(plan.dtype)
+    if plan.sizes[0] < item:
+        raise UsageError(f"-b {sizes.text(plan.sizes[0])} holds no element of {plan.dtype}")
+    if plan.op.reduces:
+        values.check(plan.dtype, plan.reduce, plan.world)
+    needed = 2 * plan.world * len(plan.groups) * max(plan.sizes)
+    if available_bytes is not None and needed > available_bytes:
+        raise ResourceError(
+            f"{sizes.text(max(plan.sizes))} needs {needed / 2**30:.1f} GiB for {plan.world} "
+            f"processes of each kind, {available_bytes / 2**30:.1f} are free: a smaller -e or -n",
+        )
+
+
+def comparable(
+    impls: Sequence[str], op: Op, dtype: str, reduce: str
+) -> tuple[list[str], list[str]]:
+    """(those that can be measured, a line for each that cannot). Raises UsageError: an unknown
+    one."""
+    found, left_out = [OURS], []
+    for impl in impls:
+        if impl not in PEERS:
+            raise UsageError(f"--vs {impl!r} must be one of {', '.join(PEERS)}")
+        reason = ops.lacks(impl, op, dtype, reduce)
+        if reason is not None:
+            left_out.append(f"{impl} is left out: {reason}")
+        elif impl not in found:
+            found.append(impl)
+    return found, left_out
+
+
+def op_named(name: str) -> Op:
+    """Raises UsageError."""
+    known = ops.known()
+    if name not in known:
+        raise UsageError(f"there is no op {name!r}: use one of {', '.join(known)}")
+    return known[name]
