@@ -59,18 +59,23 @@ static bool is_stranger(struct pc_io *io, const struct pc_conn *conn) {
     return !conn->outbound && !(conn->state == PC_CONN_LINKED && pc_mate_of(io, conn->peer));
 }
 
-/* A place for a new connection; when all are taken, the oldest stranger makes room. NULL: none. */
+/* A place for a new connection; when strangers hold too many, the oldest of them makes room. NULL:
+ * there is no place. */
 static struct pc_conn *take_conn(struct pc_io *io, int fd) {
     struct pc_conn *oldest = NULL;
     struct pc_conn *found = NULL;
-    for (int i = 0; i < PC_CONNS_MAX && !found; i++) {
+    int strangers = 0;
+    for (int i = 0; i < PC_CONNS_MAX; i++) {
         struct pc_conn *conn = &io->conns[i];
-        if (conn->state == PC_CONN_FREE)
-            found = conn;
-        else if (is_stranger(io, conn) && (!oldest || conn->born < oldest->born))
-            oldest = conn;
+        if (conn->state == PC_CONN_FREE) {
+            found = found ? found : conn;
+        } else if (is_stranger(io, conn)) {
+            strangers++;
+            if (!oldest || conn->born < oldest->born)
+                oldest = conn;
+        }
     }
-    if (!found && oldest) {
+    if (oldest && (!found || strangers >= PC_STRANGERS_MAX)) {
         pc_conn_close(io, oldest);
         io->links_refused++;
         found = oldest;

@@ -12,6 +12,7 @@
 #include "grow.h"
 
 #define PC_CONNS_MAX     PC_LINKS_MAX /* links, and connections that have not become one */
+#define PC_STRANGERS_MAX 64           /* accepted, and no link to a member (yet) */
 #define PC_STAGING_BYTES (64u << 10)
 #define PC_READ_BUDGET   (1u << 20) /* bytes of one link before others get a turn */
 #define PC_RETRY_NS      500000000u

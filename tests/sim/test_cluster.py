@@ -217,11 +217,12 @@ def test_a_late_and_different_submit_meets_a_plan(core: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_many_more_segments_than_the_window(core: ModuleType, world: int) -> None:
+@pytest.mark.parametrize("route", [RING, STAR, DIRECT])
+def test_many_more_segments_than_the_window(core: ModuleType, world: int, route: int) -> None:
     """Also when one member, here a far quicker one, is done with all that it had to start."""
-    for seed in range(200):
-        cluster = Cluster(core, world, seed, scratch=1)
-        op = Submission(1, 7, 0)
+    for seed in range(100):
+        cluster = Cluster(core, world, seed, scratch=1, links=1 + seed % 2)
+        op = Submission(1, 7, 0, route=route)
         load(cluster, [op], random.Random(seed), [400])
         cluster.install_first()
         for node in cluster.nodes:
@@ -230,7 +231,7 @@ def test_many_more_segments_than_the_window(core: ModuleType, world: int) -> Non
         while quiet < 60:
             node = cluster.nodes[0 if cluster.random.random() < 0.95 else -1]
             step = cluster.random.choice((cluster.transmit, cluster.offer))
-            quiet = 0 if step(node, cluster.random.choice((0, 1)), 400) else quiet + 1
+            quiet = 0 if step(node, cluster.random.choice(list(node.links)), 400) else quiet + 1
         while cluster.sweep():
             pass
         check_values(cluster, [op], 64)
