@@ -51,8 +51,9 @@ static void die(const char *what)
 
 static unsigned value(size_t index, unsigned rank)
 {
-    size_t j = index % PERIOD;
-    return (unsigned)((7 * j * j + 31 * j + 17 * rank + (j >> 3) * rank) & 3);
+    uint64_t j = index % PERIOD;
+    uint64_t mixed = (j + 1) * 2654435761u + (rank + 1) * (j % 61 + 1) * 2654435769u;
+    return (unsigned)(mixed >> 28 & 3);
 }
 
 static void fill(float *into, size_t count, unsigned rank)
