@@ -15,8 +15,8 @@ from typing import Protocol
 
 from pccl_py.bench import values
 from pccl_py.bench.ops import Op, Tensors
-from pccl_py.communicator import join
 from pccl_py.errors import UsageError
+from pccl_py.joining import join
 
 JOIN_S = 60.0
 
