@@ -15,13 +15,14 @@ CHECKED := $(patsubst native/src/%.c,build/check/%.o,$(wildcard native/src/*.c))
 SAY := @printf '%s\n'
 
 .DELETE_ON_ERROR:
-.PHONY: help setup preflight demo test check asan tsan dist clean
+.PHONY: help setup preflight demo test check bench asan tsan dist clean
 
 help:
 	$(SAY) "make setup   the virtual environment, PyTorch, the extension (the others call it)" \
 	       "make demo    four workers train a model; one is killed and comes back" \
 	       "make test    make check, then every test" \
 	       "make check   style, types, C warnings" \
+	       "make bench   all-reduce beside gloo, MPI and a bare C ring, into bench-out/" \
 	       "make asan    data-plane tests under address and undefined-behaviour sanitizers" \
 	       "make tsan    data-plane tests under the thread sanitizer" \
 	       "make dist    wheel and source distribution into dist/" \
@@ -79,6 +80,11 @@ check: setup $(CHECKED)
 build/check/%.o: native/src/%.c $(NATIVE) Makefile
 	@mkdir -p build/check
 	@$(CC) $(STRICT) -Inative/include -Inative/src -c $< -o $@
+
+bench: setup
+	@mkdir -p bench-out
+	@$(BIN)/pccl bench all_reduce -n 2,4 -b 1K -e 256M -f 4 --in-place yes --vs gloo,ceiling,mpi \
+		--out bench-out --json bench-out/all_reduce.jsonl
 
 asan: setup
 	@native/tests/sanitize.sh address,undefined build/asan

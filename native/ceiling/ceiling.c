@@ -2,8 +2,8 @@
  *
  * One thread per process, one TCP connection per neighbour, receive - add - send, pipelined by
  * segments, float32 sums; no membership, no checksums, no repair. It is no part of the engine and
- * shares no code with it, so that it stays a measure. `pccl_py/bench/ceiling.py` builds it on demand
- * and speaks to it in the lines of `pccl_py/bench/lines.py`:
+ * shares no code with it, so that it stays a measure. `pccl_py/bench/ceiling.py` builds it when it
+ * is asked for; it obeys the lines of `pccl_py/bench/lines.py`:
  *
  *     hello ceiling RANK PORT    connect PORT -> ok           prepare OP COUNT DTYPE REDUCE -> ok
  *     fill -> ok                 time ceiling@SEGMENT MODE INNER START_NS -> took NS RSS_BYTES
@@ -51,8 +51,9 @@ static void die(const char *what)
 
 static unsigned value(size_t index, unsigned rank)
 {
-    size_t j = index % PERIOD;
-    return (unsigned)((7 * j * j + 31 * j + 17 * rank + (j >> 3) * rank) & 3);
+    uint64_t j = index % PERIOD;
+    uint64_t mixed = (j + 1) * 2654435761u + (rank + 1) * (j % 61 + 1) * 2654435769u;
+    return (unsigned)(mixed >> 28 & 3);
 }
 
 static void fill(float *into, size_t count, unsigned rank)
@@ -165,7 +166,9 @@ static size_t ready(const struct cursor *sent, const struct cursor *taken, size_
     return taken->step == sent->step - 1 ? taken->done : 0;
 }
 
-static void skip_done(const struct ring *ring, struct cursor *cursor, unsigned ahead, unsigned steps)
+/* On to the next step that has bytes left; `ahead`: 1 for what is taken, 0 for what is sent. */
+static void skip_done(const struct ring *ring, struct cursor *cursor, unsigned ahead,
+                      unsigned steps)
 {
     size_t bytes;
     while (cursor->step < steps) {

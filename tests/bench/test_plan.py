@@ -1,0 +1,66 @@
+"""Twin of pccl_py.bench.plan and of the table of ops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pccl_py.bench import ops, plan
+from pccl_py.bench.plan import Plan
+from pccl_py.errors import PcclError, ResourceError, UsageError
+
+GOOD = Plan(
+    op=ops.known()["all_reduce"],
+    world=2,
+    sizes=(1024, 4096),
+    dtype="float32",
+    reduce="sum",
+    warm_ups=1,
+    repeats=3,
+    modes=("out", "in"),
+    impls=("pccl", "mpi", "gloo", "ceiling"),
+)
+
+
+def test_who_shares_processes() -> None:
+    assert [list(group) for group in GOOD.groups] == [["pccl", "gloo"], ["mpi"], ["ceiling"]]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"world": 0}, {"world": 65}, {"repeats": 0}, {"warm_ups": -1}, {"dtype": "float8"},
+     {"reduce": "mean"}, {"sizes": (3,)}, {"world": 43, "dtype": "int8"}],
+)  # fmt: skip
+def test_nonsense_is_refused(bad: dict[str, object]) -> None:
+    plan.check(GOOD, None)
+    with pytest.raises(UsageError) as caught:
+        plan.check(replace(GOOD, **bad), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_much_memory_is_refused() -> None:
+    needed = 2 * 2 * 3 * 4096
+    plan.check(GOOD, needed)
+    with pytest.raises(ResourceError, match="a smaller -e or -n"):
+        plan.check(GOOD, needed - 1)
+
+
+def test_what_cannot_be_compared_is_left_out_with_a_reason() -> None:
+    all_reduce, broadcast = ops.known()["all_reduce"], ops.known()["broadcast"]
+    every = ["gloo", "ceiling", "mpi", "gloo"]
+    assert plan.comparable(every, all_reduce, "float32", "sum") == (
+        ["pccl", "gloo", "ceiling", "mpi"],
+        [],
+    )
+    found, left_out = plan.comparable(every, broadcast, "float32", "sum")
+    assert (found, len(left_out)) == (["pccl", "gloo", "mpi"], 1)
+    found, left_out = plan.comparable(every, all_reduce, "bfloat16", "avg")
+    assert (found, len(left_out)) == (["pccl"], 4)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(PcclError, match="use one of all_reduce"):
+        plan.op_named("all_in")
+    with pytest.raises(UsageError, match="'nccl' must be one of"):
+        plan.comparable(["nccl"], GOOD.op, "float32", "sum")
