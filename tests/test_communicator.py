@@ -97,9 +97,6 @@ def test_sizes_up_to_many_segments(trio: Crew, count: int) -> None:
     assert sent == sum(i.bytes_received for i in infos)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="pc_ring_owner adds the op's number: the order of adding depends on it"
-)
 def test_equal_ops_have_equal_bits(trio: Crew) -> None:
     rng = np.random.default_rng(6)
     parts = [rng.standard_normal(100_003).astype(np.float32) for _ in range(3)]

@@ -392,3 +392,19 @@ def test_nothing_grows_with_joins(address: str) -> None:
     assert after[0] - before[0] < 8192, f"resident memory grew: {before} {after}"
     assert after[1] <= before[1], "descriptors"
     assert after[2] <= before[2], "threads"
+
+
+def test_two_members_that_name_themselves_as_the_source() -> None:
+    """In a world of two each holds "its" broadcast whole; that is a disagreement, not a success."""
+
+    def mine(comm: pccl.Communicator) -> str:
+        tensor = np.full(4, float(comm.rank))
+        with pytest.raises(pccl.UsageError) as caught:
+            comm.broadcast(tensor, src=comm.rank)
+        assert (tensor == comm.rank).all()
+        return str(caught.value)
+
+    with embedded.start() as own, crew(own.address, 2) as duo:
+        texts = duo.each(mine)
+    assert texts[0] == texts[1]
+    assert "src" in texts[0] or "source" in texts[0]

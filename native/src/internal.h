@@ -304,6 +304,7 @@ static inline uint32_t pc_after(const pc_core *core, uint32_t index) {
 static inline uint32_t pc_before(const pc_core *core, uint32_t index) {
     return index ? index - 1 : core->world - 1;
 }
+uint32_t pc_turn(const pc_core *core, const struct pc_op *op);
 uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t segment);
 /* true: the value exists at the owner and is only copied (broadcast, or a holder serves it). */
 bool pc_copy_only(const struct pc_op *op, uint32_t segment);

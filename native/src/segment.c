@@ -20,6 +20,12 @@ uint32_t pc_ring_index(const pc_core *core, uint64_t peer) {
     return PC_NO_INDEX;
 }
 
+/* Where the rotation of owners begins. It depends on the tensor's size alone, so that equal inputs
+ * in one view give equal bits each time, and yet not all small ops have one owner. */
+uint32_t pc_turn(const pc_core *core, const struct pc_op *op) {
+    return (uint32_t)(op->desc.count * UINT64_C(0x9E3779B97F4A7C15) >> 40) % core->world;
+}
+
 uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t segment) {
     int32_t holder = op->segments[segment].holder;
     if (holder >= 0)
@@ -28,7 +34,7 @@ uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t segment)
         return pc_ring_index(core, op->desc.root_peer);
     if (pc_route(core, op) == PCCL_ROUTE_STAR)
         return 0;
-    return (uint32_t)(((uint64_t)segment + pc_number(op->id)) % core->world);
+    return (segment + pc_turn(core, op)) % core->world;
 }
 
 bool pc_copy_only(const struct pc_op *op, uint32_t segment) {

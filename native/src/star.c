@@ -59,8 +59,8 @@ static uint64_t segment_of(const pc_core *core, const struct pc_op *op, uint32_t
                            uint32_t k) {
     if (pc_route(core, op) == PCCL_ROUTE_STAR)
         return owner == 0 ? k : UINT64_MAX;
-    uint32_t number = pc_number(op->id) % core->world;
-    return (owner + core->world - number) % core->world + (uint64_t)k * core->world;
+    uint32_t first = (owner + core->world - pc_turn(core, op)) % core->world;
+    return first + (uint64_t)k * core->world;
 }
 
 static bool wants_parts(const struct pc_op *op, uint64_t i) {

@@ -143,7 +143,9 @@ def _verdict(case: Case, op: int, reports: Reports, old_abort: Verdict | None) -
     everything = (1 << segments) - 1
     if any(report.status is OpStatus.STABLE for report in reports.values()):
         return Verdict(op, Outcome.DONE)
-    if all(peer in reports for peer in case.ring) and all(mask == everything for mask in masks):
+    held = all(peer in reports for peer in case.ring) and all(mask == everything for mask in masks)
+    # Members that each take themselves for a broadcast's source all hold it, and not the same.
+    if held and not _mismatch_text(case, op, reports):
         return Verdict(op, Outcome.DONE)
     somewhere = 0
     for mask in masks:
@@ -212,12 +214,18 @@ def _mismatch_text(case: Case, op: int, reports: Reports) -> str:
         peer, mismatch = told
         other = case.members.get(mismatch.other)
         return (
-            f"{op_text(op)}: {case.members[peer]} has {mismatch.field} {mismatch.mine}, "
-            f"{other if other is not None else 'a former member'} has {mismatch.theirs}; "
+            f"{op_text(op)}: {case.members[peer]} has {mismatch.field} {_value(case, mismatch, mismatch.mine)}, "
+            f"{other if other is not None else 'a former member'} has "
+            f"{_value(case, mismatch, mismatch.theirs)}; "
             "all members must submit the same ops with the same arguments"
         )
     one, *others = reports.items()
     for peer, report in others:
+        if report.root != one[1].root:
+            return (
+                f"{op_text(op)}: {case.members[one[0]]} and {case.members[peer]} do not agree on "
+                "the source; all members must submit the same ops with the same arguments"
+            )
         if report.segments != one[1].segments:
             return (
                 f"{op_text(op)}: {case.members[one[0]]} has {one[1].segments} segments, "
@@ -225,6 +233,17 @@ def _mismatch_text(case: Case, op: int, reports: Reports) -> str:
                 "with the same arguments"
             )
     return ""
+
+
+def _value(case: Case, mismatch: Mismatch, text: str) -> str:
+    """A value as people read it: a source is a member's name, not an id."""
+    if mismatch.field == "src":
+        try:
+            member = case.members.get(PeerId(int(text, 16)))
+        except ValueError:
+            member = None
+        text = str(member) if member is not None else text
+    return text
 
 
 def _late_text(case: Case, op: int, reports: Reports) -> str:

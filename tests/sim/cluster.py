@@ -109,7 +109,7 @@ class Cluster:
                     self.connect(one, other)
 
     def connect(self, one: Node, other: Node) -> None:
-        """One more link between two members. It outlives views; to a dead member it leads nowhere."""
+        """One more link between two members; it outlives views, and a dead one leads nowhere."""
         there, back = Pipe(), Pipe()
         one.links[self.lib.pc_core_link_new(one.core, other.peer)] = Link(other.index, back, there)
         other.links[self.lib.pc_core_link_new(other.core, one.peer)] = Link(one.index, there, back)
