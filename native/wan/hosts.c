@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define DEVICE "wan0"
-enum { TX_PACKETS = 16384, PASSES_MAX = 50 };
+enum { TX_PACKETS = 16384, PASSES_MAX = 100, QUIET_PASSES = 3, PASS_US = 4000 };
 
 static const char *write_setting(const char *setting) {
     char path[PATH_MAX];
@@ -178,9 +178,13 @@ static uint32_t kill_pass(const struct wan_host *hosts, uint32_t count) {
 }
 
 void wan_host_kill(const struct wan_host *hosts, uint32_t count) {
-    /* Again, until nobody is left: one may have forked meanwhile. A zombie has no namespace. */
-    for (uint32_t pass = 0; pass < PASSES_MAX && kill_pass(hosts, count); pass++)
-        usleep(2000);
+    /* Again, until nobody is found QUIET_PASSES times in a row: one may have forked, or entered,
+     * meanwhile. A zombie has no namespace. */
+    uint32_t quiet = 0;
+    for (uint32_t pass = 0; pass < PASSES_MAX && quiet < QUIET_PASSES; pass++) {
+        quiet = kill_pass(hosts, count) ? 0 : quiet + 1;
+        usleep(PASS_US);
+    }
     for (uint32_t i = 0; i < count; i++) {
         close(hosts[i].tun_fd);
         close(hosts[i].namespace_fd);

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pccl_py.bench import ceiling, rows, sizes, values
+from pccl_py.bench import ceiling, loopback, rows, sizes, values
 from pccl_py.bench.plan import OURS, Plan
 from pccl_py.bench.rows import Row
+from pccl_py.errors import PcclError
 
 REPEAT_S = 0.05  # a repeat lasts about this long, or one op
 INNER_MAX = 1000
@@ -57,11 +58,14 @@ def run(
     groups: Mapping[str, Orders],
     count_messages: Callable[[], int],
     progress: Callable[[str], None],
+    count_loopback: Callable[[], int | None] = loopback.received_bytes,
 ) -> Iterator[Sequence[Measured]]:
-    """For each size its rows: by implementation, then by mode."""
+    """For each size its rows: by implementation, then by mode.
+
+    Raises PcclError when an implementation that is said to use TCP did not (`count_loopback`)."""
     for size in plan.sizes:
         progress(sizes.text(size))
-        yield _one_size(plan, size, groups, count_messages)
+        yield _one_size(plan, size, groups, count_messages, count_loopback)
 
 
 def _one_size(
@@ -69,6 +73,7 @@ def _one_size(
     size: int,
     groups: Mapping[str, Orders],
     count_messages: Callable[[], int],
+    count_loopback: Callable[[], int | None],
 ) -> Sequence[Measured]:
     count = size // values.item_bytes(plan.dtype)
     for group in {id(group): group for group in groups.values()}.values():
@@ -83,7 +88,7 @@ def _one_size(
         for entrant in entrants:
             entrant.repeats_s.append(_repeat(entrant, plan.world))
     messages = count_messages() - before
-    return [_verified(entrant, plan, count, messages) for entrant in entrants]
+    return [_verified(entrant, plan, count, messages, count_loopback) for entrant in entrants]
 
 
 def _warm_up(entrant: Entrant, plan: Plan) -> None:
@@ -118,14 +123,33 @@ def _repeat(entrant: Entrant, world: int) -> float:
     return max(int(words[1]) for words in answers) / 1e9 / entrant.inner
 
 
-def _verified(entrant: Entrant, plan: Plan, count: int, messages: int) -> Measured:
+def _check_transport(impl: str, least: int, before: int | None, after: int | None) -> None:
+    if impl not in loopback.OVER_TCP or before is None or after is None:
+        return
+    if after - before < least:
+        raise PcclError(
+            f"{impl} did not go over TCP: {after - before} bytes crossed the loopback interface, "
+            f"{least} are the least; its row would compare something else"
+        )
+
+
+def _verified(
+    entrant: Entrant,
+    plan: Plan,
+    count: int,
+    messages: int,
+    count_loopback: Callable[[], int | None],
+) -> Measured:
+    size = count * values.item_bytes(plan.dtype)
+    before = count_loopback()
     answers = entrant.group.order("check", entrant.word, entrant.mode)
+    least = loopback.least_bytes(size, plan.world)
+    _check_transport(entrant.impl, least, before, count_loopback())
     wrong = rows.count_wrong(
         [int(words[1]) for words in answers],
         [words[2] for words in answers],
         same_everywhere=plan.op.same_everywhere,
     )
-    size = count * values.item_bytes(plan.dtype)
     times = rows.times(entrant.repeats_s)
     algbw, busbw = rows.bandwidths(size, times.median_s, plan.op.busbw(plan.world))
     route, links = _told(answers[0])

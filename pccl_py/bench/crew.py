@@ -32,8 +32,10 @@ ANSWER_S = 300.0
 END_S = 5.0
 _ROOT = Path(__file__).resolve().parents[2]
 _LAST_BYTES = 1 << 16
+# MPICH: its wheel prefers UCX, which takes shared memory whatever NOLOCAL says of the netmod.
 _MPI_TCP = {
     "MPIR_CVAR_NOLOCAL": "1",
+    "MPIR_CVAR_CH4_NETMOD": "ofi",
     "FI_PROVIDER": "tcp",
     "OMPI_MCA_pml": "ob1",
     "OMPI_MCA_btl": "tcp,self",

@@ -24,7 +24,7 @@ def heading(plan: Plan) -> list[str]:
     titles = [MODE_TITLES[mode] for mode in plan.modes]
     over = " " * len(left) + "".join(f"  {title:^{len(block) + len(ratios)}}" for title in titles)
     units = " " * len(left) + f"  {_joined(_UNITS)}{' ' * len(ratios)}" * len(titles)
-    what = f"{plan.op.name}, {plan.world} processes, TCP on loopback"
+    what = f"{plan.op.name}, {plan.world} processes, {transport(plan.impls)}"
     return [
         f"# {what}; median, min and max of {plan.repeats} repeats; x: times faster",
         "#",
@@ -32,6 +32,11 @@ def heading(plan: Plan) -> list[str]:
         "#" + (left + f"  {block}{ratios}" * len(titles))[1:],
         "#" + units[1:].rstrip(),
     ]
+
+
+def transport(impls: Sequence[str]) -> str:
+    """How the bytes travel, for a title."""
+    return "TCP on loopback" + (" (mpi-shm: shared memory)" if "mpi-shm" in impls else "")
 
 
 _UNITS = (("(ms)", 9), ("(ms)", 9), ("(ms)", 9), ("(GB/s)", 7), ("(GB/s)", 7), ("", 7))

@@ -196,7 +196,8 @@ def _json_file(name: str | None) -> Iterator[TextIO | None]:
 
 def _write(folder: Path, op: str, measured: Sequence[Row], in_place: str) -> None:
     mode = "out of place" if in_place == "no" else "in place"
-    title = f"{op}, {measured[0].dtype}, {mode}, TCP on loopback"
+    transport = table.transport([row.impl for row in measured])
+    title = f"{op}, {measured[0].dtype}, {mode}, {transport}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = table.markdown(title, machine.facts(), measured)

@@ -301,12 +301,17 @@ class Control:
                 raise AssertionError("only safe_point is answered with Hold")
 
     def _install(self, record: Record) -> None:
+        """An op must not return before the view that it ended in is seen; in a new line nothing may
+        be submitted before the engine numbers from 0 again."""
+        if not record.fresh:
+            self.mailbox.put(record=record)
         try:
             self._engine.set_view(record)
         except PcclError as error:  # what was agreed cannot be done here: this peer is out
             self._on_failure(error)
             return
-        self.mailbox.put(record=record)
+        if record.fresh:
+            self.mailbox.put(record=record)
 
     def _on_failure(self, error: PcclError) -> None:
         """Terminal for this peer id: every op and every waiter gets the error."""

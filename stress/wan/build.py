@@ -18,7 +18,8 @@ def link(outdir: Path = OUTDIR, cflags: str = "-O2") -> Path:
     """The path of the link's program in `outdir`, one builder at a time.
 
     Raises:
-        WanUnavailable: no make or no compiler, or it does not compile (with the compiler's words).
+        WanUnavailable: no make or no compiler.
+        RuntimeError: it does not compile, with the compiler's words.
     """
     missing = [tool for tool in ("make", "cc") if shutil.which(tool) is None]
     if missing:
@@ -31,5 +32,5 @@ def link(outdir: Path = OUTDIR, cflags: str = "-O2") -> Path:
             command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
         )
     if made.returncode != 0:
-        raise WanUnavailable(f"the link does not build:\n{made.stdout}{made.stderr}")
+        raise RuntimeError(f"the link does not build:\n{made.stdout}{made.stderr}")
     return outdir / "link"

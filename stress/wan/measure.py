@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHARE_MIN = 0.97
 STREAM = str(Path(__file__).with_name("stream.py"))
 # Slow start and what it breaks take some round trips to settle.
-WARM_S_MIN = 2.0
+WARM_S_MIN = 1.0
 WARM_ROUND_TRIPS = 40
 
 

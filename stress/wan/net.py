@@ -5,7 +5,9 @@ meet is decided in the link; what a bare stream reaches is measured in measure.p
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -13,6 +15,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from stress.wan.settings import Settings, WanUnavailable, check_hosts
 
 ANSWER_BYTES_MAX = 64 * 1024
 ANSWER_S = 20.0
+ENTRY_POLL_S = 0.001
 TUN = Path("/dev/net/tun")
 TUN_NUMBER = (10, 200)
 
@@ -110,7 +114,7 @@ class Network:
             self._start(program)
             self._apply(self.settings)
         except BaseException:
-            self.close()
+            self._close()
             raise
         return self
 
@@ -118,7 +122,7 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        self.close()
+        self._close()
 
     def _start(self, program: Path) -> None:
         settings = [f"{name.replace('.', '/')}={text}" for name, text in self._sysctls.items()]
@@ -135,28 +139,37 @@ class Network:
             theirs.close()  # so that the link's death is seen
             head, _, rest = self._receive(self._control).partition(" ")
         if head != "ready":
-            raise WanUnavailable(f"the kernel refuses the WAN emulator: {rest or 'link died'}")
+            kind = WanUnavailable if rest.endswith(os.strerror(errno.EPERM)) else RuntimeError
+            raise kind(f"the WAN emulator's link cannot start: {rest or 'it died'}")
         self._namespaces = [f"/proc/{self._link.pid}/fd/{fd}" for fd in rest.split()]
 
-    def close(self) -> None:
-        """Kills what runs inside, and ends the link and with it the hosts. Idempotent."""
+    def _close(self) -> None:
+        """Kills what runs inside, and ends the link and with it the hosts. Idempotent.
+
+        Raises:
+            RuntimeError: the link had died, or died of this (a sanitizer's finding, for one).
+        """
+        was_up = bool(self._namespaces)
+        self._namespaces.clear()
         if self._control is not None:
             # Not only close: a forked child of ours may hold the socket too.
-            self._control.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
             self._control.close()
             self._control = None
-        if self._link is not None:
+        link, self._link = self._link, None
+        if link is not None:
             try:
-                self._link.wait(timeout=10)
+                link.wait(timeout=10)
             except subprocess.TimeoutExpired:
-                self._link.kill()
-                self._link.wait()
-            self._link = None
+                link.kill()
+                link.wait()
         for process in self._inside:
             process.kill()
             process.wait()
         self._inside.clear()
-        self._namespaces.clear()
+        if was_up and link is not None and link.returncode != 0:
+            raise RuntimeError(f"the WAN emulator's link ended with status {link.returncode}")
 
     @staticmethod
     def _receive(control: socket.socket) -> str:
@@ -234,26 +247,30 @@ class Network:
         number = self._index(host) + 1
         return f"fd77::{number:x}" if v6 else f"10.77.0.{number}"
 
-    def command(self, host: int, argv: Sequence[str]) -> list[str]:
-        """argv as it must be run from outside to run inside the host; its pid stays its own."""
+    def namespace(self, host: int) -> str:
+        """The path by which a program enters the host (nsenter --net=PATH, setns)."""
         self._index(host)
         if not self._namespaces:
             raise RuntimeError("the network is not up: use it inside its with block")
-        return ["nsenter", f"--net={self._namespaces[host]}", "--", *argv]
+        return self._namespaces[host]
 
     def run(
         self, host: int, argv: Sequence[str], *, stdin: Stream = None, stdout: Stream = None,
         stderr: Stream = None, env: Mapping[str, str] | None = None, cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:  # fmt: skip
-        """Starts a program inside the host; it is killed at the end of the network if still there.
+        """Starts a program inside the host, its pid the Popen's; killed with the network at last.
 
         The other arguments are those of `subprocess.Popen`.
         """
         process = subprocess.Popen(
-            self.command(host, argv),
+            ["nsenter", f"--net={self.namespace(host)}", "--", *argv],
             stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd,
         )  # fmt: skip
         self._inside.append(process)
+        # Until it is inside, the link would not know to kill it.
+        inode = os.stat(self.namespace(host)).st_ino
+        while process.poll() is None and not _is_in(process.pid, inode):
+            time.sleep(ENTRY_POLL_S)
         return process
 
     def calibrate(self, *, ring: bool = False, seconds: float = 2.0) -> measure.Measured:
@@ -264,6 +281,13 @@ class Network:
                 capacity measured here would mean nothing.
         """
         return measure.calibrate(self, ring=ring, seconds=seconds)
+
+
+def _is_in(pid: int, namespace_inode: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino == namespace_inode
+    except OSError:  # it is ending; the caller polls it
+        return False
 
 
 def demand_root() -> None:

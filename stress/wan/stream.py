@@ -42,8 +42,8 @@ def sink(address: str, streams: int) -> None:
 
 
 def delivered_bytes(stream: socket.socket) -> int:
-    """Payload that the other kernel has told it has, also beyond a gap: a program there sees a gap's
-    bytes late and all at once, which would blur a short measurement by some percent."""
+    """Payload that the other kernel has told it has, also beyond a gap: a program there sees what
+    lies beyond late and all at once, which would blur a short measurement by some percent."""
     info = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
     mss, packets = (struct.unpack_from("=I", info, at)[0] for at in (SEND_MSS_AT, DELIVERED_AT))
     return int(mss * packets)

@@ -100,7 +100,7 @@ def crowd() -> Iterator[tuple[dict[str, list[Exchange]], dict[str, Threads]]]:
 
 
 def measure(plan: Plan, groups: dict[str, Threads]) -> list[Sequence[Measured]]:
-    return list(conduct.run(plan, groups, lambda: 7, lambda _text: None))
+    return list(conduct.run(plan, groups, lambda: 7, lambda _text: None, lambda: None))
 
 
 def test_right_results_and_turns() -> None:
