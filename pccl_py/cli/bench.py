@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from types import FrameType
+from typing import NoReturn, TextIO
 
 from pccl_py.bench import ceiling, conduct, crew, machine, plan, plot, rows, sizes, table, values
 from pccl_py.bench.census import Census
@@ -23,6 +25,8 @@ from pccl_py.bench.plan import Plan
 from pccl_py.bench.rows import Row
 from pccl_py.coordinator import embedded
 from pccl_py.errors import PcclError, ResourceError, UsageError
+
+EXIT_TERMINATED = 143
 
 _DESCRIPTION = """\
 Measure collectives on this machine. Every size is verified on all ranks (#wrong); the compared
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     plans = _plans(args, notes)
     for note in notes:
         print(f"pccl: {note}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, _terminated)  # a command's main thread; files are removed
     progress = _Progress(sys.stderr, drawn=sys.stderr.isatty() and not args.plain)
     kept: list[Row] = []
     with _json_file(args.json) as json_file:
@@ -79,6 +84,10 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         _write(args.out, plans[0].op.name, kept, args.in_place)
     return _verdict(kept)
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(EXIT_TERMINATED)
 
 
 def _verdict(measured: Sequence[Row]) -> int:

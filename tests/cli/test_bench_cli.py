@@ -87,7 +87,11 @@ def test_nonsense_is_one_line_and_2(args: tuple[str, ...]) -> None:
     assert err[0].startswith("pccl: ")
 
 
-def test_ctrl_c_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_behind(
+    number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     mark = uuid.uuid4().hex
     process = start(mark, "-n", 2, "-b", "1K", "-e", "1K", "-r", 9999, "--in-place", "yes")
     try:
@@ -96,11 +100,12 @@ def test_ctrl_c_leaves_nothing_behind() -> None:
             assert process.poll() is None
         time.sleep(0.2)  # in the middle of an op, or between two
         assert len(marked(mark)) >= 3
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "Traceback" not in out + err
     assert wait_gone(mark) == set()
+    assert list(tmp_path.iterdir()) == []
