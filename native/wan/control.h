@@ -13,9 +13,9 @@
 #include "path.h"
 
 struct wan_link_stats {
-    uint64_t late_ns_max;      /* how late, at worst, a packet was handed over since the last look */
-    uint64_t refused_packets;  /* the kernel did not take them */
-    uint64_t other_packets;    /* addressed to none of the hosts, or no memory */
+    uint64_t late_ns_max;     /* how late, at worst, a packet was handed over since the last look */
+    uint64_t refused_packets; /* the kernel did not take them */
+    uint64_t other_packets;   /* addressed to none of the hosts, or no memory */
 };
 
 void wan_control(struct wan_path *path, struct wan_link_stats *link, const char *command,

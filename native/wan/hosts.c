@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define DEVICE "wan0"
-enum { TX_PACKETS = 16384, PASSES_MAX = 100, QUIET_PASSES = 3, PASS_US = 4000 };
+enum { TX_PACKETS = 16384 };
 
 static const char *write_setting(const char *setting) {
     char path[PATH_MAX];
@@ -160,8 +160,7 @@ static bool is_inside(const char *pid, const struct wan_host *hosts, uint32_t co
     return false;
 }
 
-/* How many processes were inside and got a SIGKILL. */
-static uint32_t kill_pass(const struct wan_host *hosts, uint32_t count) {
+uint32_t wan_host_kill(const struct wan_host *hosts, uint32_t count) {
     uint32_t killed = 0;
     DIR *proc = opendir("/proc");
     if (!proc)
@@ -170,21 +169,14 @@ static uint32_t kill_pass(const struct wan_host *hosts, uint32_t count) {
         if (!isdigit((unsigned char)entry->d_name[0]) || !is_inside(entry->d_name, hosts, count))
             continue;
         pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
-        if (pid != getpid() && kill(pid, SIGKILL) == 0)
+        if (pid != getpid() && kill(pid, SIGKILL) == 0) /* a zombie has no namespace */
             killed++;
     }
     closedir(proc);
     return killed;
 }
 
-void wan_host_kill(const struct wan_host *hosts, uint32_t count) {
-    /* Again, until nobody is found QUIET_PASSES times in a row: one may have forked, or entered,
-     * meanwhile. A zombie has no namespace. */
-    uint32_t quiet = 0;
-    for (uint32_t pass = 0; pass < PASSES_MAX && quiet < QUIET_PASSES; pass++) {
-        quiet = kill_pass(hosts, count) ? 0 : quiet + 1;
-        usleep(PASS_US);
-    }
+void wan_host_close(const struct wan_host *hosts, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) {
         close(hosts[i].tun_fd);
         close(hosts[i].namespace_fd);

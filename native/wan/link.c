@@ -22,7 +22,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ_BATCH = 32, ANSWER_BYTES = 64 * 1024, COMMAND_BYTES = 256 };
+enum {
+    READ_BATCH = 32,
+    BUSY_FRAMES = 4, /* in one round */
+    ROUND_NS = 100000,
+    ROUNDS_MAX = 1000, /* of winding up */
+    QUIET_ROUNDS = 3,
+    ANSWER_BYTES = 64 * 1024,
+    COMMAND_BYTES = 256
+};
 
 struct link {
     struct wan_path *path;
@@ -45,17 +53,19 @@ static void say(const struct link *link, const char *text) {
         perror("link: control");
 }
 
-/* Hands over what is due. */
-static void deliver(struct link *link) {
-    uint64_t now_ns = clock_ns();
-    for (struct wan_packet *packet; (packet = wan_path_take(link->path, now_ns));) {
+/* Hands over what is due at due_ns. Returns how many frames. */
+static uint32_t deliver(struct link *link, uint64_t due_ns) {
+    uint32_t frames = 0;
+    for (struct wan_packet *packet; (packet = wan_path_take(link->path, due_ns));) {
         int fd = link->hosts[packet->shape.dst].tun_fd;
-        if (now_ns - packet->last_ns > link->stats.late_ns_max)
-            link->stats.late_ns_max = now_ns - packet->last_ns;
+        if (due_ns - packet->last_ns > link->stats.late_ns_max)
+            link->stats.late_ns_max = due_ns - packet->last_ns;
         if (write(fd, packet->frame, packet->shape.frame_bytes) < 0)
             link->stats.refused_packets += packet->shape.pieces;
         wan_path_release(link->path, packet);
+        frames++;
     }
+    return frames;
 }
 
 /* Offers the frame in link->spare: the spare itself when it is big, a copy when it is small. */
@@ -77,21 +87,23 @@ static void accept_frame(struct link *link, uint32_t src, const struct wan_shape
     wan_path_offer(link->path, packet, clock_ns());
 }
 
-/* Takes what host `src` sends. Without memory it waits in the device's own queue. */
-static void collect(struct link *link, uint32_t src) {
-    for (int i = 0; i < READ_BATCH; i++) {
+/* Takes what host `src` sends; without memory it waits in the device's own queue. Returns how many
+ * frames. */
+static uint32_t collect(struct link *link, uint32_t src) {
+    for (uint32_t i = 0; i < READ_BATCH; i++) {
         if (!link->spare && !(link->spare = wan_path_packet(link->path, WAN_FRAME_MAX)))
-            return;
+            return i;
         uint8_t *frame = link->spare->frame;
         ssize_t got = read(link->hosts[src].tun_fd, frame, WAN_FRAME_MAX);
         if (got < 0)
-            return; /* EAGAIN: the host has nothing more to say */
+            return i; /* EAGAIN: the host has nothing more to say */
         struct wan_shape shape;
         if (wan_packet_read(frame, (size_t)got, &shape) && shape.dst < link->count)
             accept_frame(link, src, &shape);
         else
             link->stats.other_packets++;
     }
+    return READ_BATCH;
 }
 
 /* Answers one command. False when the other side has closed. */
@@ -108,24 +120,63 @@ static bool obey(struct link *link) {
     return true;
 }
 
+/* Waits until there is something to take or to hand over, and not before `earliest_ns`: when much
+ * happens, one waking for all of a round costs less than one for each frame. */
+static void rest(struct link *link, struct pollfd *polls, uint64_t earliest_ns) {
+    struct timespec wait;
+    uint64_t now_ns = clock_ns(), next_ns = wan_path_next_ns(link->path);
+    if (earliest_ns > now_ns) {
+        wait = (struct timespec){.tv_nsec = (long)(earliest_ns - now_ns)};
+        nanosleep(&wait, NULL);
+        now_ns = earliest_ns;
+    }
+    uint64_t wait_ns = next_ns > now_ns ? next_ns - now_ns : 0;
+    wait.tv_sec = (time_t)(wait_ns / 1000000000u);
+    wait.tv_nsec = (long)(wait_ns % 1000000000u);
+    if (ppoll(polls, link->count + 1, next_ns == UINT64_MAX ? NULL : &wait, NULL) < 0)
+        for (uint32_t i = 0; i <= link->count; i++)
+            polls[i].revents = 0;
+}
+
 static void carry(struct link *link) {
     struct pollfd polls[WAN_HOSTS_MAX + 1];
     for (uint32_t i = 0; i < link->count; i++)
         polls[i] = (struct pollfd){.fd = link->hosts[i].tun_fd, .events = POLLIN};
     polls[link->count] = (struct pollfd){.fd = link->control_fd, .events = POLLIN};
+    bool busy = false;
     for (;;) {
-        deliver(link);
-        uint64_t now_ns = clock_ns(), next_ns = wan_path_next_ns(link->path);
-        uint64_t wait_ns = next_ns > now_ns ? next_ns - now_ns : 0;
-        struct timespec wait = {.tv_sec = (time_t)(wait_ns / 1000000000u),
-                                .tv_nsec = (long)(wait_ns % 1000000000u)};
-        int ready = ppoll(polls, link->count + 1, next_ns == UINT64_MAX ? NULL : &wait, NULL);
-        for (uint32_t i = 0; i < link->count && ready > 0; i++)
+        uint64_t now_ns = clock_ns();
+        uint32_t frames = deliver(link, now_ns);
+        rest(link, polls, busy ? now_ns + ROUND_NS : 0);
+        for (uint32_t i = 0; i < link->count; i++)
             if (polls[i].revents)
-                collect(link, i);
-        if (ready > 0 && polls[link->count].revents && !obey(link))
+                frames += collect(link, i);
+        busy = frames >= BUSY_FRAMES;
+        if (polls[link->count].revents && !obey(link))
             return;
     }
+}
+
+/* Kills what runs inside and goes on carrying, without delay, until nobody has anything to say:
+ * the sockets of the killed learn from each other that they are gone. Otherwise each would keep its
+ * buffers, and with them its namespace, for minutes of vain retransmissions. */
+static void wind_up(struct link *link) {
+    for (uint32_t src = 0; src < link->count; src++)
+        for (uint32_t dst = 0; dst < link->count; dst++) {
+            wan_path_set_cut(link->path, src, dst, false);
+            wan_path_set_loss(link->path, src, dst, 0);
+        }
+    wan_path_set_queue(link->path, UINT64_MAX / 4);
+    uint32_t quiet = 0;
+    for (uint32_t round = 0; round < ROUNDS_MAX && quiet < QUIET_ROUNDS; round++) {
+        uint32_t heard = wan_host_kill(link->hosts, link->count);
+        for (uint32_t i = 0; i < link->count; i++)
+            heard += collect(link, i);
+        heard += deliver(link, UINT64_MAX - 1); /* the whole of it */
+        quiet = heard ? 0 : quiet + 1;
+        usleep(heard ? 200 : 4000);
+    }
+    wan_host_close(link->hosts, link->count);
 }
 
 /* A network does not wait for the processor of those who use it. Without the right to that, the
@@ -180,7 +231,7 @@ int main(int argc, char **argv) {
         take_precedence();
         carry(link);
     }
-    wan_host_kill(link->hosts, link->count);
+    wind_up(link);
     if (link->spare)
         wan_path_release(link->path, link->spare);
     wan_path_free(link->path);

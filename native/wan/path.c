@@ -186,8 +186,8 @@ static uint64_t *flow_free_ns(struct wan_path *path, uint64_t key, uint64_t now_
     return &vacant->free_ns;
 }
 
-/* Passes the packet through a server from now_ns on, dropping the pieces that would wait longer than
- * the queue's bound. False, and the packet released, when none is left. */
+/* Passes the packet through a server from now_ns on, dropping the pieces that would wait longer
+ * than the queue's bound. False, and the packet released, when none is left. */
 static bool serve(struct wan_path *path, struct wan_packet *packet, double byte_ns,
                   uint64_t *free_ns, uint64_t now_ns) {
     if (byte_ns <= 0)

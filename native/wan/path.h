@@ -1,5 +1,5 @@
-/* path: where each packet is and when it moves on. Decides delay, rate, loss, queues and cuts; makes
- * no system call, and time is an argument.
+/* path: where each packet is and when it moves on. Decides delay, rate, loss, queues and cuts;
+ * makes no system call, and time is an argument.
  *
  * A packet passes four stages, each entered at a known time:
  *
@@ -44,8 +44,9 @@ struct wan_pair {
     bool cut;
     uint64_t random; /* state */
     double until_loss; /* pieces that still pass */
-    uint64_t bend_from_ns, bend_to_ns; /* jitter moves in straight lines between bends, so that it */
-    double bend_from, bend_to;         /* never reorders */
+    /* Jitter moves in straight lines from bend to bend, so that it never reorders. */
+    uint64_t bend_from_ns, bend_to_ns;
+    double bend_from, bend_to;
 };
 
 struct wan_path;

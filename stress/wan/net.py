@@ -32,11 +32,13 @@ TUN = Path("/dev/net/tun")
 TUN_NUMBER = (10, 200)
 
 # Buffers for long fat pipes, as an operator of such machines would set them; no memory of earlier
-# connections, so that runs do not depend on each other.
+# connections, so that runs do not depend on each other; super-segments of full size whatever the
+# round trip, so that two slow cores carry some Gbit/s (the link sees to the packets inside).
 SYSCTLS = {
     "net.ipv4.tcp_rmem": "4096 131072 67108864",
     "net.ipv4.tcp_wmem": "4096 131072 67108864",
     "net.ipv4.tcp_no_metrics_save": "1",
+    "net.ipv4.tcp_tso_rtt_log": "20",
 }
 
 Stream: TypeAlias = int | IO[bytes] | None

@@ -242,6 +242,22 @@ def test_a_host_reaches_nothing_outside() -> None:
             stranger.connect(("192.0.2.1", 80))
 
 
+def orphans() -> int:
+    """TCP sockets without a process, of the whole machine: their buffers live on in the kernel."""
+    words = Path("/proc/net/sockstat").read_text().split()
+    return int(words[words.index("orphan") + 1])
+
+
+def test_no_socket_outlives_its_network() -> None:
+    before = orphans()
+    with network(rtt_ms=60, rate_mbit=200) as net:
+        measure.bare_streams(net, [(0, 1)], 16, seconds=0.2, warm_s=0.3)  # ends with full buffers
+    give_up_s = time.monotonic() + ANSWER_S
+    while orphans() > before + 8 and time.monotonic() < give_up_s:
+        time.sleep(0.01)
+    assert orphans() <= before + 8  # others' may come meanwhile
+
+
 def crash_inside(net: wan.Network, pids: list[int]) -> None:
     """Starts a family inside, one of it in a session of its own, and raises."""
     script = "sleep 600 & setsid sleep 600 & echo $!; wait"
