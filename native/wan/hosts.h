@@ -19,7 +19,8 @@ struct wan_host {
 const char *wan_host_make(struct wan_host *host, uint32_t index, uint32_t mtu_bytes,
                           char *const *settings);
 
-/* Kills every process found inside. Returns how many; one that was forking may need another call. */
+/* Kills every process found inside. Returns how many; one that was forking may need another
+ * call. */
 uint32_t wan_host_kill(const struct wan_host *hosts, uint32_t count);
 
 void wan_host_close(const struct wan_host *hosts, uint32_t count);
