@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from itertools import combinations
 
 import numpy as np
 
@@ -25,11 +26,14 @@ def values(name: str, op: int, count: int) -> np.ndarray:
 
 
 def is_a_right_sum(got: np.ndarray, op: int, names: list[str]) -> bool:
-    """Every element is the sum over all who began the op, or over all but one of them."""
-    total = sum(values(n, op, got.size) for n in names)
+    """Every element is the sum over all who began the op, or over all but one or two of them."""
+    parts = {name: values(name, op, got.size) for name in names}
+    total = sum(parts.values())
     right = got == total
-    for name in names if not right.all() else []:
-        right |= got == total - values(name, op, got.size)
+    for lost in (*combinations(names, 1), *combinations(names, 2)):
+        if right.all():
+            break
+        right |= got == total - sum(parts[name] for name in lost)
     return bool(right.all())
 
 
