@@ -12,19 +12,20 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, overload
 
 import xxhash
 
-from pccl_py import forks
+from pccl_py import arguments, forks
 from pccl_py.dataplane import buffers
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.engine import Engine, Stats
 from pccl_py.errors import CoordinatorLost, PcclError, UsageError
 from pccl_py.peer.control import Control
 from pccl_py.peer.events import Drained, WantLeave
-from pccl_py.state_sync import Syncer
+from pccl_py.state_sync import Syncer, buffers_of
 from pccl_py.types import Member, OpInfo, PeerId, ReduceOp, SyncInfo, View
 from pccl_py.work import Pending, Work
 
@@ -36,12 +37,6 @@ SWEEP_MIN = 64  # ops known before those that ended out of order are looked for
 
 _OPS = {op.name.lower(): op for op in ReduceOp}
 _log = logging.getLogger("pccl")
-
-
-def check_timeout(timeout: float | None) -> None:
-    """Raises UsageError unless it is a positive number of seconds, or None."""
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise UsageError(f"timeout={timeout!r} must be a positive number of seconds, or None")
 
 
 def sooner(until: float | None, seconds: float) -> float:
@@ -123,7 +118,7 @@ class Communicator:
         self,
         tensor: object,
         /,
-        op: str = ...,
+        op: str | ReduceOp = ...,
         *,
         name: str | None = ...,
         strict: bool = ...,
@@ -136,7 +131,7 @@ class Communicator:
         self,
         tensor: object,
         /,
-        op: str = ...,
+        op: str | ReduceOp = ...,
         *,
         name: str | None = ...,
         strict: bool = ...,
@@ -148,7 +143,7 @@ class Communicator:
         self,
         tensor: object,
         /,
-        op: str = "sum",
+        op: str | ReduceOp = "sum",
         *,
         name: str | None = None,
         strict: bool = False,
@@ -161,9 +156,9 @@ class Communicator:
             tensor: torch tensor (CPU), numpy array or writable buffer (untyped: uint8); contiguous;
                 any shape, empty and 0-d too; uint8, int8 to int64, float16, bfloat16, float32,
                 float64; equal count and dtype on all members. Not to be touched until the op ends.
-            op: "sum", "avg", "prod", "min", "max". Integers wrap; integer avg truncates toward
-                zero; min and max propagate NaN; 16-bit floats are added in float32, rounded per
-                hop. avg divides by those who contributed.
+            op: "sum", "avg", "prod", "min", "max", or a ReduceOp. Integers wrap, in an avg before
+                it divides (truncating toward zero); min and max propagate NaN; 16-bit floats are
+                added in float32, rounded per hop. avg divides by those who contributed.
             name: ops of one name match among themselves; needed when several threads submit.
             strict: a death that costs a segment raises PeerLost, the input restored, instead of
                 finishing with the survivors' values (holds a copy of the tensor meanwhile).
@@ -175,9 +170,11 @@ class Communicator:
             DeadlineExceeded (the op happened on no peer, inputs intact: retry), Evicted,
             CoordinatorLost (outcome unknown: sync_state when it is back), ResourceError.
         """
-        reduce = _OPS.get(op) if isinstance(op, str) else None
+        reduce = op if isinstance(op, ReduceOp) else _OPS.get(op) if isinstance(op, str) else None
         if reduce is None:
-            raise UsageError(f"op={op!r} must be one of {', '.join(_OPS)}")
+            raise UsageError(f"op={arguments.shown(op)} must be one of {', '.join(_OPS)}")
+        arguments.check_flag("strict", strict)
+        arguments.check_flag("async_op", async_op)
         work = self._submit(
             buffers.of(tensor), ALL_REDUCE, reduce, PeerId(0), name, strict, timeout, "all_reduce"
         )
@@ -198,8 +195,10 @@ class Communicator:
         PeerLost is raised everywhere and the destinations are undefined.
         """
         members = self.members
-        if not isinstance(src, int) or not 0 <= src < len(members):
-            raise UsageError(f"src={src!r} must be a rank from 0 to {len(members) - 1}")
+        if not arguments.is_whole(src, 0, len(members) - 1):
+            raise UsageError(
+                f"src={arguments.shown(src)} must be a rank from 0 to {len(members) - 1}"
+            )
         root = members[src].peer
         return self._submit(
             buffers.of(tensor), BROADCAST, ReduceOp.SUM, root, name, False, timeout, "broadcast"
@@ -222,11 +221,10 @@ class Communicator:
     ) -> Work:
         self._check_usable()
         self._raise_dropped()
-        check_timeout(timeout)
+        limit_s = arguments.seconds(timeout)
         number = 0
         if name is not None:
-            if not isinstance(name, str) or not name:
-                raise UsageError(f"name={name!r} must be a text, and not empty")
+            arguments.check_op_name(name)
             number = xxhash.xxh3_64_intdigest(f"op\0{name}".encode()) or 1
         pending = Pending(self._engine, buffer, f"{what} {name!r}" if name else what)
         work = Work(pending)
@@ -242,7 +240,7 @@ class Communicator:
                 root=root,
                 name=number,
                 strict=strict,
-                timeout_s=self._deadline_s if timeout is None else min(timeout, self._deadline_s),
+                timeout_s=self._deadline_s if limit_s is None else min(limit_s, self._deadline_s),
             )
         finally:
             if not pending.ticket.is_submitted:
@@ -307,7 +305,7 @@ class Communicator:
         for pending in running:
             pending.wait(None)  # bounded by the op's own deadline
 
-    def sync_state(self, tensors: dict[str, object], /, revision: int = 0) -> SyncInfo:
+    def sync_state(self, tensors: Mapping[str, object], /, revision: int = 0) -> SyncInfo:
         """Makes `tensors` the same, to the bit, on all members of the group, in place.
 
         The highest revision wins; within it the commonest content; ties go to who joined first.
@@ -322,10 +320,11 @@ class Communicator:
         """
         self._check_usable()
         self._raise_dropped()
-        if not isinstance(revision, int) or not 0 <= revision < 1 << 63:
-            raise UsageError(f"revision={revision!r} must be a number from 0 to 2**63 - 1")
-        found = {key: buffers.of(value) for key, value in tensors.items()}
-        return self._syncer.sync(found, revision, self._deadline_s)
+        if not arguments.is_whole(revision, 0, (1 << 63) - 1):
+            raise UsageError(
+                f"revision={arguments.shown(revision)} must be a number from 0 to 2**63 - 1"
+            )
+        return self._syncer.sync(buffers_of(tensors), revision, self._deadline_s)
 
     def leave(self) -> None:
         """Leaves gracefully: waits for own ops, serves those who still need this peer, closes.
@@ -384,6 +383,7 @@ class Communicator:
         self._control.abandon_after_fork()
 
     def __enter__(self) -> Communicator:
+        self._check_usable(allow_failed=True)
         return self
 
     def __exit__(

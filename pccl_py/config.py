@@ -6,7 +6,6 @@ The only reader of the environment in the package; everything else receives valu
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ DEFAULT_COORDINATOR = "127.0.0.1:48148"
 DEFAULT_RUN = "default"
 DEFAULT_GROUP = "default"
 DEFAULT_DEADLINE_S = 600.0
+DEADLINE_MAX_S = 30 * 86400.0
 SECRET_BYTES_MAX = 4096
 LOG_LEVELS = ("debug", "info", "warning", "error")
 CHECKSUMS = ("auto", "full")
@@ -40,14 +40,20 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """The one deadline (seconds) and what follows from it. Raises UsageError unless finite, > 0."""
+    """The one deadline (seconds) and what follows from it. Raises UsageError unless it is above 0
+    and at most 30 days."""
 
     deadline_s: float = DEFAULT_DEADLINE_S
 
     def __post_init__(self) -> None:
         given = self.deadline_s
-        if not (isinstance(given, int | float) and math.isfinite(given) and given > 0.0):
-            raise UsageError(f"deadline_s={given!r} must be a finite number of seconds > 0")
+        is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        if not (is_number and 0.0 < given <= DEADLINE_MAX_S):
+            text = "a number" if isinstance(given, int) and abs(given) > 1e18 else repr(given)
+            raise UsageError(
+                f"deadline_s={text} must be a number of seconds above 0 and at most "
+                f"{DEADLINE_MAX_S:.0f} (30 days)"
+            )
 
     @property
     def detection_s(self) -> float:
@@ -123,7 +129,12 @@ def _secret(argument: str | bytes | None, environ: Mapping[str, str]) -> bytes |
     if argument is not None:
         if not isinstance(argument, str | bytes):
             raise UsageError(f"the secret argument must be str or bytes, not {type(argument)}")
-        return _checked("the secret argument", os.fsencode(argument))
+        try:
+            return _checked("the secret argument", os.fsencode(argument))
+        except UnicodeEncodeError:
+            raise UsageError(
+                "the secret argument is no text that can be written as bytes"
+            ) from None
     text = environ.get("PCCL_SECRET")
     if text:
         return _checked("PCCL_SECRET", os.fsencode(text))

@@ -16,8 +16,8 @@ import time
 
 import xxhash
 
-from pccl_py import config
-from pccl_py.communicator import PROGRESS_S, Communicator, check_timeout, sooner
+from pccl_py import arguments, config
+from pccl_py.communicator import PROGRESS_S, Communicator, sooner
 from pccl_py.dataplane.engine import Engine
 from pccl_py.errors import CoordinatorLost, DeadlineExceeded, UsageError
 from pccl_py.peer import address, state
@@ -26,8 +26,6 @@ from pccl_py.protocol import endpoint
 from pccl_py.types import PeerId
 
 CONNECT_S = 10.0
-NAME_BYTES_MAX = 64  # a peer's and a group's, as on the wire
-RUN_BYTES_MAX = 128
 
 _log = logging.getLogger("pccl")
 
@@ -70,9 +68,10 @@ def join(
     settings = config.resolve(coordinator=coordinator, run=run, group=group, secret=secret)
     timers = config.Timers(deadline_s)
     endpoints = endpoint.parse_list(settings.coordinator)
-    _check_join(name, min_members, timeout, transport)
-    _check_text("run", settings.run, RUN_BYTES_MAX)
-    _check_text("group", settings.group, NAME_BYTES_MAX)
+    timeout = arguments.seconds(timeout)
+    _check_join(name, min_members, transport)
+    arguments.check_text("run", settings.run, arguments.RUN_BYTES_MAX)
+    arguments.check_text("group", settings.group, arguments.GROUP_BYTES_MAX)
     if not all(one.port for one in endpoints):
         raise UsageError(f"coordinator {settings.coordinator!r}: its port cannot be 0")
     began = time.monotonic()
@@ -101,7 +100,7 @@ def join(
         first = state.initial(
             run=settings.run,
             peer=peer,
-            name=name[:NAME_BYTES_MAX],
+            name=name[: arguments.NAME_BYTES_MAX],
             group=settings.group,
             host=reached.host,
             port=reached.port or engine.port,
@@ -122,20 +121,15 @@ def join(
     return comm
 
 
-def _check_join(name: str | None, min_members: int, timeout: float | None, transport: str) -> None:
-    if type(min_members) is not int or not 1 <= min_members <= 1024:
-        raise UsageError(f"min_members={min_members!r} must be a number from 1 to 1024")
-    check_timeout(timeout)
+def _check_join(name: str | None, min_members: int, transport: str) -> None:
+    if not arguments.is_whole(min_members, 1, 1024):
+        raise UsageError(
+            f"min_members={arguments.shown(min_members)} must be a number from 1 to 1024"
+        )
     if transport not in ("auto", "tcp"):
         raise UsageError(f"transport={transport!r} must be 'auto' or 'tcp'")
     if name is not None:
-        _check_text("name", name, NAME_BYTES_MAX)
-
-
-def _check_text(what: str, text: str, bytes_max: int) -> None:
-    right = isinstance(text, str) and text.isprintable() and 0 < len(text.encode()) <= bytes_max
-    if not right:
-        raise UsageError(f"{what}={text!r:.80} must be a printable text of 1 to {bytes_max} bytes")
+        arguments.check_text("name", name, arguments.NAME_BYTES_MAX)
 
 
 def _link_proof(secret: bytes | None, run: str) -> bytes:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import xxhash
 
+from pccl_py import arguments
+from pccl_py.dataplane import buffers
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.errors import (
     CoordinatorLost,
@@ -25,11 +27,13 @@ from pccl_py.errors import (
 )
 from pccl_py.peer.control import Control
 from pccl_py.peer.events import ForgetState, StateElected, WantState
+from pccl_py.protocol import encoding, shapes
 from pccl_py.protocol.messages import StateKey
 from pccl_py.types import PeerId, SyncInfo, peer_text
 from pccl_py.work import Work
 
 KEY_BYTES_MAX = 256
+KEY_OVERHEAD_BYTES = 32  # of a key in a message: its digest and what frames them
 BROADCASTS_MAX = 256  # keys in flight: a quarter of the ops that an engine takes
 ATTEMPTS = 8  # each lost its donor; more deaths than that in one sync is somebody's bug
 
@@ -42,6 +46,16 @@ def digest(buffer: Buffer) -> bytes:
     if buffer.count:
         hasher.update((ctypes.c_char * buffer.nbytes).from_address(buffer.address))
     return hasher.digest()
+
+
+def buffers_of(tensors: object) -> dict[str, Buffer]:
+    """The buffers of what a caller of sync_state passed. Raises UsageError."""
+    if not isinstance(tensors, Mapping):
+        kind = type(tensors).__name__
+        raise UsageError(f"sync_state takes a dict of names and tensors, not {kind}")
+    found = {key: buffers.of(value) for key, value in tensors.items()}
+    _check_keys(found)
+    return found
 
 
 class _Undo:
@@ -68,9 +82,6 @@ class Syncer:
 
     def sync(self, found: Mapping[str, Buffer], revision: int, deadline_s: float) -> SyncInfo:
         """See Communicator.sync_state."""
-        for key in found:
-            if not isinstance(key, str) or not 0 < len(key.encode()) <= KEY_BYTES_MAX:
-                raise UsageError(f"state key {key!r} must be a text of 1 to {KEY_BYTES_MAX} bytes")
         began = time.monotonic()
         until = began + deadline_s
         before = {key: digest(buffer) for key, buffer in found.items()}
@@ -136,6 +147,23 @@ class Syncer:
         record = self._control.mailbox.record
         member = record.member(peer) if record is not None else None
         return member.name if member is not None else peer_text(peer)
+
+
+def _check_keys(keys: Iterable[str]) -> None:
+    """Raises UsageError for keys that one offer to the coordinator cannot carry."""
+    count = size_bytes = 0
+    for key in keys:
+        if not arguments.is_utf8(key) or not 0 < len(key.encode()) <= KEY_BYTES_MAX:
+            raise UsageError(
+                f"state key {arguments.shown(key)} must be a text of 1 to {KEY_BYTES_MAX} bytes"
+            )
+        count += 1
+        size_bytes += len(key.encode()) + KEY_OVERHEAD_BYTES
+    if count > shapes.LIST_MAX or size_bytes > encoding.MESSAGE_BYTES_MAX:
+        raise UsageError(
+            f"sync_state: {count} keys are too many for one message ({shapes.LIST_MAX} keys and "
+            f"{encoding.MESSAGE_BYTES_MAX >> 20} MiB at most): join tensors, or shorten the names"
+        )
 
 
 def _collect(work: Work, errors: list[PcclError]) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 
+from pccl_py import arguments
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.engine import Engine, Result, Ticket
 from pccl_py.errors import PcclError, UsageError
@@ -88,12 +89,14 @@ class Work:
     def wait(self, timeout: float | None = None) -> OpInfo:
         """Blocks until the op has ended; returns what it cost.
 
-        Args: timeout: seconds to wait here; it does not narrow the op's deadline (the call's own
-        `timeout=` does). Raises the op's error (Aborted: happened nowhere, retry; CoordinatorLost,
-        Evicted, UsageError), or the builtin TimeoutError if the op is still running. Ctrl-C acts
-        within 100 ms and leaves the op running.
+        Args: timeout: seconds to wait here, 0 or more (None, inf: to the op's end); it does not
+        narrow the op's deadline (the call's own `timeout=` does). Raises the op's error (Aborted:
+        happened nowhere, retry; CoordinatorLost, Evicted, UsageError), or the builtin TimeoutError,
+        no PcclError, if the op is still running: it goes on, wait again. Ctrl-C acts within 100 ms
+        and leaves the op running.
         """
-        until = None if timeout is None else time.monotonic() + timeout
+        limit_s = arguments.seconds(timeout, may_be_zero=True)
+        until = None if limit_s is None else time.monotonic() + limit_s
         result = self._pending.collect(until)
         if result is None:
             raise TimeoutError(f"{self._pending.what} is still running after {timeout} s")

@@ -20,6 +20,7 @@ LAYERS = {
     "pccl_py.types": 0,
     "pccl_py.config": 0,
     "pccl_py.protocol": 1,
+    "pccl_py.arguments": 1,
     "pccl_py.coordinator": 2,
     "pccl_py.peer": 2,
     "pccl_py.dataplane": 3,

@@ -82,12 +82,17 @@ def _of_torch(tensor: object) -> Buffer:
         raise UsageError(f"the tensor is on {tensor.device}: copy it to the CPU first")
     if tensor.layout is not torch.strided:
         raise UsageError(f"the tensor is {tensor.layout}: only dense (strided) tensors are reduced")
+    if tensor.is_nested:
+        raise UsageError("the tensor is nested: pass its values() or its parts, one by one")
     dtype = _dtype(str(tensor.dtype).removeprefix("torch."))
     if not tensor.is_contiguous():
         raise UsageError("the tensor is not contiguous: pass tensor.contiguous() and copy it back")
     if tensor.is_conj() or tensor.is_neg():
         raise UsageError("the tensor is a lazy view: pass tensor.resolve_neg().contiguous()")
-    address = tensor.data_ptr() if tensor.numel() else 0
+    try:
+        address = tensor.data_ptr() if tensor.numel() else 0
+    except RuntimeError:  # inside torch.func, or a fake
+        raise UsageError(f"{type(tensor).__name__} has no memory of its own: copy it") from None
     if address % tensor.element_size():
         raise UsageError("the tensor is not aligned to its dtype: pass tensor.clone()")
     return Buffer(address, tensor.numel(), dtype, tuple(tensor.shape), tensor)

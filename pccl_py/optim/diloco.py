@@ -25,6 +25,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from pccl_py import arguments
 from pccl_py.errors import Aborted, UsageError
 from pccl_py.optim import checkpoint
 from pccl_py.optim.checkpoint import State
@@ -90,12 +91,17 @@ class DiLoCo:
         debug: bool = False,
         state: State | None = None,
     ) -> None:
-        if isinstance(inner_steps, bool) or not isinstance(inner_steps, int) or inner_steps < 1:
-            raise UsageError(f"inner_steps must be an integer >= 1, not {inner_steps!r}")
-        if not (math.isfinite(lr) and lr > 0):
-            raise UsageError(f"lr must be a finite number > 0, not {lr!r}")
-        if not 0 <= momentum < 1:
-            raise UsageError(f"momentum must be in [0, 1), not {momentum!r}")
+        if not arguments.is_whole(inner_steps, 1, 1 << 63):
+            raise UsageError(f"inner_steps must be an integer >= 1, not {inner_steps!r:.80}")
+        if not 0 < arguments.number(lr) < math.inf:
+            raise UsageError(f"lr must be a finite number > 0, not {lr!r:.80}")
+        if not 0 <= arguments.number(momentum) < 1:
+            raise UsageError(f"momentum must be in [0, 1), not {momentum!r:.80}")
+        arguments.check_flag("debug", debug)
+        for call in ("all_reduce", "sync_state", "update"):
+            if not callable(getattr(comm, call, None)):
+                kind = type(comm).__name__
+                raise UsageError(f"comm must be a communicator, not {kind}: it has no {call}()")
         trained, fixed = name_tensors(model)
         self._comm = comm
         self._inner_steps = inner_steps

@@ -25,18 +25,27 @@ def name_tensors(
     """(trained, fixed) tensors by name; a tied tensor appears once, under its first name.
 
     A module gives its parameters and persistent buffers; an iterable of tensors names them
-    "0", "1", ... Whether a parameter is frozen (`requires_grad` False) is read here, once.
+    "0", "1", ... and may not hold one twice. Whether a parameter is frozen (`requires_grad` False)
+    is read here, once.
     """
     if isinstance(model, nn.Module):
         params: dict[str, Tensor] = dict(model.named_parameters())
         persistent = model.state_dict(keep_vars=True).keys()
         buffers: dict[str, Tensor] = {n: b for n, b in model.named_buffers() if n in persistent}
     else:
-        items = list(model)
-        if not all(isinstance(p, Tensor) for p in items):
-            raise UsageError("model must be a torch.nn.Module or an iterable of tensors")
-        unique = {id(p): p for p in items}.values()
-        params, buffers = {str(i): p for i, p in enumerate(unique)}, {}
+        wrong = "model must be a torch.nn.Module or an iterable of tensors"
+        if not isinstance(model, Iterable):
+            raise UsageError(f"{wrong}, not {type(model).__name__}")
+        items: list[object] = list(model)
+        params, buffers = {}, {}
+        seen: dict[int, int] = {}
+        for i, item in enumerate(items):
+            if not isinstance(item, Tensor):
+                raise UsageError(f"{wrong}, not of {type(item).__name__}")
+            first = seen.setdefault(id(item), i)
+            if first != i:
+                raise UsageError(f"model: tensors {first} and {i} are the same one; pass it once")
+            params[str(i)] = item
     trained = {n: p for n, p in params.items() if p.requires_grad}
     if not trained:
         raise UsageError("the model has no parameter with requires_grad=True")

@@ -17,7 +17,7 @@ def resolve(endpoint: Endpoint) -> Endpoint:
     """`endpoint` with a numeric host. Raises OSError if the name is not known."""
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:  # a label too long, or empty
+    except ValueError as error:  # a label too long, or empty, or with a zero byte
         raise OSError(f"not a host name ({error})") from None
     return Endpoint(str(found[0][4][0]), endpoint.port)
 

@@ -31,6 +31,7 @@ from pccl_py.errors import (
     Code,
     CoordinatorLost,
     Evicted,
+    LocalProtocolError,
     PcclError,
     ProtocolError,
     code_of,
@@ -330,16 +331,25 @@ class Control:
     def _send(self, message: FromPeer) -> None:
         if self._socket is None:
             return
-        if isinstance(message, Hello):
-            fresh = replace(message, nonce=secrets.token_bytes(16))
-            message = encoding.signed_hello(self._config.secret, fresh)
-        sent = self._socket.send(encoding.encode(message), flags=zmq.NOBLOCK)
+        try:
+            data = self._encoded(message)
+        except LocalProtocolError as error:  # said to nobody, it would be waited for: fail at once
+            kind = type(message).__name__
+            self._on_failure(LocalProtocolError(f"{kind} cannot be sent: {error}"))
+            return
+        sent = self._socket.send(data, flags=zmq.NOBLOCK)
         assert isinstance(sent, asyncio.Future)
         assert sent.done(), "NOBLOCK is settled at once"
         if sent.exception() is not None:
             # The queue is full: nobody reads at the other end. What still holds is said again
             # after the next Hello.
             self._log.warning("the coordinator does not read: %s was not sent", type(message))
+
+    def _encoded(self, message: FromPeer) -> bytes:
+        if isinstance(message, Hello):
+            fresh = replace(message, nonce=secrets.token_bytes(16))
+            message = encoding.signed_hello(self._config.secret, fresh)
+        return encoding.encode(message)
 
 
 def _open_dealer(context: zmq.asyncio.Context, config: ControlConfig) -> zmq.asyncio.Socket:

@@ -1,0 +1,81 @@
+"""What a caller may pass: one check per kind of argument (layer 1).
+
+Called by `join`, the communicator, `Work` and the commands, before anything happens; each check
+raises UsageError with one line that names the argument, whatever was passed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pccl_py.errors import UsageError
+from pccl_py.protocol import shapes
+
+RUN_BYTES_MAX = shapes.RUN_BYTES_MAX
+NAME_BYTES_MAX = shapes.NAME_BYTES_MAX
+GROUP_BYTES_MAX = shapes.GROUP_BYTES_MAX
+LONGEST_S = 30 * 86400.0  # a wait beyond it is as good as one without end, and clocks do not wrap
+
+
+def check_text(what: str, text: object, bytes_max: int) -> None:
+    """Raises UsageError unless it is a printable text of 1 to bytes_max bytes of UTF-8."""
+    right = isinstance(text, str) and text.isprintable() and 0 < len(text.encode()) <= bytes_max
+    if not right:
+        raise UsageError(f"{what}={shown(text)} must be a printable text of 1 to {bytes_max} bytes")
+
+
+def seconds(timeout: float | None, *, may_be_zero: bool = False) -> float | None:
+    """A time-out in seconds; None (as long as it takes) also for infinity and for over 30 days.
+
+    Raises UsageError unless it is a positive number of seconds, or None."""
+    if timeout is None:
+        return None
+    found = number(timeout)
+    if not (found > 0 or (may_be_zero and found == 0)):
+        sign = "a number" if may_be_zero else "a positive number"
+        raise UsageError(f"timeout={shown(timeout)} must be {sign} of seconds, or None")
+    return found if found <= LONGEST_S else None
+
+
+def number(value: object) -> float:
+    """`value` as a float, NaN for what is no number or none that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # 10**400
+        return math.nan
+
+
+def check_flag(what: str, value: object) -> None:
+    """Raises UsageError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{what}={shown(value)} must be True or False")
+
+
+def is_whole(value: object, low: int, high: int) -> bool:
+    """Whether it is an integer from low to high, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def check_op_name(name: object) -> None:
+    """Raises UsageError unless ops can be matched by it: a text that UTF-8 can write."""
+    if not (is_utf8(name) and name):
+        raise UsageError(f"name={shown(name)} must be a text, and not empty")
+
+
+def is_utf8(text: object) -> bool:
+    """Whether it is a text that UTF-8 can write: half a surrogate pair cannot be."""
+    try:
+        return isinstance(text, str) and text.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def shown(value: object) -> str:
+    """`value` as an error text quotes it: short, on one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer too long to be written
+        text = type(value).__name__
+    return text.replace("\n", " ")[:80]
