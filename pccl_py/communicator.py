@@ -21,7 +21,7 @@ import xxhash
 from pccl_py import arguments, forks
 from pccl_py.dataplane import buffers
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.dataplane.engine import Engine, Stats
+from pccl_py.dataplane.engine import Engine, Stats, check_size
 from pccl_py.errors import CoordinatorLost, PcclError, UsageError
 from pccl_py.peer.control import Control
 from pccl_py.peer.events import Drained, WantLeave
@@ -222,11 +222,12 @@ class Communicator:
         self._check_usable()
         self._raise_dropped()
         limit_s = arguments.seconds(timeout)
-        number = 0
+        number, words = 0, ""
         if name is not None:
             arguments.check_op_name(name)
             number = xxhash.xxh3_64_intdigest(f"op\0{name}".encode()) or 1
-        pending = Pending(self._engine, buffer, f"{what} {name!r}" if name else what)
+            what, words = _in_words(what, name)
+        pending = Pending(self._engine, buffer, what, words)
         work = Work(pending)
         pending.work = weakref.ref(work)
         with self._lock:
@@ -242,11 +243,27 @@ class Communicator:
                 strict=strict,
                 timeout_s=self._deadline_s if limit_s is None else min(limit_s, self._deadline_s),
             )
+        except UsageError:
+            self._check_usable()
+            self._say_who_holds(buffer, pending)
+            raise
         finally:
             if not pending.ticket.is_submitted:
                 with self._lock:
                     self._pending.remove(pending)
         return work
+
+    def _say_who_holds(self, buffer: Buffer, refused: Pending) -> None:
+        """Raises UsageError that names the op in flight which `buffer` overlaps, if one does."""
+        check_size(buffer)
+        with self._lock:
+            others = [pending for pending in self._pending if pending is not refused]
+        for pending in others:
+            if pending.holds(buffer):
+                raise UsageError(
+                    f"the buffer overlaps that of {pending.what}, which is in flight: wait for "
+                    "that op first"
+                ) from None
 
     def _start_broadcast(self, buffer: Buffer, root: PeerId, name: str) -> Work:
         return self._submit(buffer, BROADCAST, ReduceOp.SUM, root, name, False, None, "sync_state")
@@ -396,6 +413,14 @@ class Communicator:
             self.leave()
         else:
             self.close()  # a program that failed leaves at once; the others go on without it
+
+
+def _in_words(what: str, name: str) -> tuple[str, str]:
+    """A named op for a sentence of ours, and what stands for its hash in the texts of others."""
+    if what == "sync_state":
+        key = name.split("/", 2)[2]
+        return f"sync_state of {key!r}", f"sync_state of {key!r}"
+    return f"{what} {name!r}", f"op {name!r}"
 
 
 def _close(engine: Engine, control: Control) -> None:

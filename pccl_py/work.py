@@ -21,12 +21,13 @@ SLICE_MS = 100  # a wait looks for signals this often, so that Ctrl-C acts
 
 
 class Pending:
-    """An op in flight. buffer: kept until the engine is done with it. Made before the op is
+    """An op in flight. buffer: kept until the engine is done with it; what: the op in words; words:
+    what error texts say instead of the hash of a named one. Made before the op is
     submitted with `ticket`, so that an interrupt cannot leave an op that nobody knows of."""
 
-    def __init__(self, engine: Engine, buffer: Buffer, what: str) -> None:
+    def __init__(self, engine: Engine, buffer: Buffer, what: str, words: str = "") -> None:
         self.what = what
-        self.ticket = Ticket()
+        self.ticket = Ticket(words)
         self.work: weakref.ref[Work] | None = None
         self._engine = engine
         self._buffer: Buffer | None = buffer
@@ -66,6 +67,14 @@ class Pending:
         result = self.wait(until)
         self._told |= result is not None
         return result
+
+    def holds(self, buffer: Buffer) -> bool:
+        """Whether it is in flight and some byte of `buffer` is the engine's meanwhile."""
+        own = None if self.poll() is not None else self._buffer
+        if own is None or not own.count or not buffer.count:
+            return False
+        begin, end = buffer.address, buffer.address + buffer.nbytes
+        return own.address < end and begin < own.address + own.nbytes
 
     @property
     def is_dropped(self) -> bool:

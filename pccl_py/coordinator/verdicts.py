@@ -213,8 +213,9 @@ def _mismatch_text(case: Case, op: int, reports: Reports) -> str:
     if told is not None:
         peer, mismatch = told
         other = case.members.get(mismatch.other)
+        mine = _value(case, mismatch, mismatch.mine)
         return (
-            f"{op_text(op)}: {case.members[peer]} has {mismatch.field} {_value(case, mismatch, mismatch.mine)}, "
+            f"{op_text(op)}: {case.members[peer]} has {mismatch.field} {mine}, "
             f"{other if other is not None else 'a former member'} has "
             f"{_value(case, mismatch, mismatch.theirs)}; "
             "all members must submit the same ops with the same arguments"

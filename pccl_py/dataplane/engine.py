@@ -29,13 +29,15 @@ from pccl_py.peer.events import (
     OpTimedOut,
 )
 from pccl_py.protocol.messages import OpReport, OpStatus
-from pccl_py.types import OpInfo, PeerId, Record, ReduceOp
+from pccl_py.types import OpInfo, PeerId, Record, ReduceOp, op_text
 
 ffi: Any = _ffi
 lib: Any = _lib
 
 SCRATCH_BYTES = 64 << 20
 SEGMENTS_MAX = 65536
+SEGMENT_BYTES_MAX = 512 << 10
+BUFFER_BYTES_MAX = SEGMENTS_MAX * SEGMENT_BYTES_MAX
 ROUTES = ("auto", "ring", "star", "direct")  # as numbered in pccl.h
 CALLS_END_S = 5.0  # a call takes a slice of a wait; one that an interrupt lost is not awaited
 CLOSED = "the communicator was closed before the op ended"
@@ -75,15 +77,22 @@ class Ticket:
     """Where the engine writes an op's number and its result. Made before the op is submitted and
     kept until it has ended, so that an interrupt (Ctrl-C) between two lines loses neither."""
 
-    __slots__ = ("number", "result")
+    __slots__ = ("number", "op", "result", "words")
 
-    def __init__(self) -> None:
+    def __init__(self, words: str = "") -> None:
+        """words: what a user calls the op; error texts then say that instead of a hash."""
+        self.words = words
+        self.op: Any = ffi.new("uint64_t *")
         self.number: Any = ffi.new("uint64_t *")
         self.result: Any = ffi.new("struct pccl_result *", {"status": lib.PCCL_PENDING})
 
     @property
     def is_submitted(self) -> bool:
         return int(self.number[0]) != 0
+
+    def in_words(self, text: str) -> str:
+        """A text of the coordinator or the engine, who know a named op by its hash alone."""
+        return text.replace(op_text(self.op[0]), self.words) if self.words else text
 
 
 def _text(field: Any) -> str:
@@ -274,16 +283,13 @@ class Engine:
                 "timeout_ns": max(1, min(int(timeout_s * 1e9), 1 << 62)),
             },
         )
-        op_id = ffi.new("uint64_t *")
+        check_size(buffer)
         with self._call() as usable:
             if not usable:
                 raise UsageError("the communicator is closed")
-            status = lib.pccl_engine_submit(self._handle, op, op_id, ticket.number)
+            status = lib.pccl_engine_submit(self._handle, op, ticket.op, ticket.number)
         if status == lib.PCCL_USAGE:
-            raise UsageError(
-                "the buffer overlaps one that is in flight (wait for that op first), or is over "
-                f"{SEGMENTS_MAX} segments large"
-            )
+            raise UsageError("the buffer overlaps one that is in flight: wait for that op first")
         if status != lib.PCCL_OK:
             limit = int(lib.PCCL_OPS_MAX)
             raise ResourceError(
@@ -314,7 +320,7 @@ class Engine:
         )
         error = None
         if result.status != lib.PCCL_OK:
-            error = from_code(result.status, _text(result.text))
+            error = from_code(result.status, ticket.in_words(_text(result.text)))
         return Result(info, error)
 
     def submitted(self) -> int:
@@ -381,6 +387,15 @@ class Engine:
             scratch_bytes=row.scratch_bytes,
             ops_running=row.ops_running,
             links_up=row.links_up,
+        )
+
+
+def check_size(buffer: Buffer) -> None:
+    """Raises UsageError if it is too large for one op."""
+    if buffer.nbytes > BUFFER_BYTES_MAX:
+        raise UsageError(
+            f"the buffer has {buffer.nbytes} bytes; {BUFFER_BYTES_MAX} ({SEGMENTS_MAX} segments) "
+            "is most for one op: pass it in parts"
         )
 
 

@@ -1,0 +1,69 @@
+"""Error texts say what a user would call things: the op's name, who is awaited, what overlaps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pccl_py as pccl
+from pccl_py.coordinator import embedded
+from pccl_py.dataplane import engine
+from pccl_py.dataplane.buffers import Buffer
+from pccl_py.types import DType
+from tests.crew import Crew, crew
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Crew]:
+    with embedded.start() as own, crew(own.address, 2) as members:
+        yield members
+
+
+def test_a_named_op_that_times_out_is_called_by_its_name(pair: Crew) -> None:
+    with pytest.raises(pccl.DeadlineExceeded) as caught:
+        pair[0].all_reduce(np.zeros(3), name="grads/3", timeout=0.3)
+    text = str(caught.value)
+    assert "op 'grads/3'" in text, text
+    assert "named op" not in text, text
+    late = pair.on(1, lambda c: c.all_reduce(np.zeros(3), name="grads/3")).exception(10.0)
+    assert type(late) is pccl.DeadlineExceeded
+    assert "op 'grads/3'" in str(late)
+    pair.each(lambda c: c.barrier())
+
+
+def test_named_ops_that_differ_are_called_by_their_name(pair: Crew) -> None:
+    for error in pair.errors(lambda c: c.all_reduce(np.zeros(3 + c.rank), name="b")):
+        assert type(error) is pccl.UsageError
+        assert str(error).startswith("op 'b': "), error
+
+
+def test_an_overlap_names_the_op_that_holds_the_buffer(pair: Crew) -> None:
+    base = np.zeros(100, np.float32)
+    work = pair[0].all_reduce(base[:60], name="first", async_op=True)
+    with pytest.raises(pccl.UsageError, match="overlaps that of all_reduce 'first', which is in"):
+        pair[0].all_reduce(base[59:])
+    pair[1].all_reduce(np.zeros(60, np.float32), name="first")
+    work.wait(10.0)
+    pair.each(lambda c: c.barrier())
+
+
+def test_a_buffer_too_large_is_told_from_an_overlap(pair: Crew) -> None:
+    huge = Buffer(1 << 20, engine.BUFFER_BYTES_MAX + 1, DType.UINT8, (), None)
+    for said in (engine.check_size, lambda buffer: pair[0]._say_who_holds(buffer, None)):
+        with pytest.raises(pccl.UsageError, match="is most for one op: pass it in parts"):
+            said(huge)
+
+
+def test_the_limit_is_that_of_the_core() -> None:
+    source = (ROOT / "native/src/core.c").read_text()
+    size = re.search(r"#define SEGMENT_BYTES_MAX \((\d+)u << 10\)", source)
+    assert size is not None
+    assert int(size[1]) << 10 == engine.SEGMENT_BYTES_MAX
+    header = (ROOT / "native/include/pccl.h").read_text()
+    assert f"#define PCCL_SEGMENTS_MAX {engine.SEGMENTS_MAX} " in header
