@@ -116,8 +116,9 @@ class Syncer:
     def _elect(self, digests: Mapping[str, bytes], revision: int, until: float) -> StateElected:
         seq = self._next_seq()
         keys = tuple(StateKey(key, digests[key]) for key in sorted(digests))
-        self._control.post(WantState(seq, revision, keys))
         mail = self._control.mailbox
+        mail.forget_progress()
+        self._control.post(WantState(seq, revision, keys))
         if not mail.wait(lambda: seq in mail.elections, until):
             self._control.post(ForgetState(seq))
             awaited = mail.progress or "a member did not call sync_state"

@@ -67,3 +67,16 @@ def test_the_limit_is_that_of_the_core() -> None:
     assert int(size[1]) << 10 == engine.SEGMENT_BYTES_MAX
     header = (ROOT / "native/include/pccl.h").read_text()
     assert f"#define PCCL_SEGMENTS_MAX {engine.SEGMENTS_MAX} " in header
+
+
+def test_a_sync_that_times_out_names_who_did_not_call_it() -> None:
+    with embedded.start() as own, crew(own.address, 3, deadline_s=2.0) as three:
+        calls = [three.on(i, lambda c: c.sync_state({"x": np.zeros(2)})) for i in range(2)]
+        for call in calls:
+            error = call.exception(10.0)
+            assert type(error) is pccl.DeadlineExceeded
+            late = re.fullmatch(
+                r"sync_state: waiting for (m\d) \(\w+\) to call sync_state", str(error)
+            )
+            assert late is not None, error
+            assert late[1] == three[2].name

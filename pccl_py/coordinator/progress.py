@@ -21,13 +21,13 @@ PACE_SHARE = 0.04
 def tell(turn: Turn) -> None:
     """Send Waiting to who waits if the text has changed, or if it is time to say it again. The text
     costs time proportional to the members, so it is not looked at in every step."""
+    _tell_offerers(turn)
     state = turn.state
     if not state.pending:
         if state.told:
             turn.state = replace(state, told="", untold=frozenset())
         return
-    pace_s = PACE_SHARE * state.config.progress_s
-    due = not state.told or turn.now >= state.looked_at + pace_s
+    due = not state.told or turn.now >= state.looked_at + _pace_s(state)
     if not due and not state.untold:
         return
     text = waiting_text(state)
@@ -45,19 +45,56 @@ def tell(turn: Turn) -> None:
     turn.state = replace(state, looked_at=looked_at, untold=frozenset())
 
 
+def _tell_offerers(turn: Turn) -> None:
+    """Who waits in sync_state hears which members have not called it, a little after each change:
+    most elections are over before."""
+    state, soft = turn.state, turn.soft
+    counts = {key: len(offers) for key, offers in soft.offers.items()}
+    if counts == soft.offers_told:
+        if soft.offers_since is not None:
+            turn.soft = replace(soft, offers_since=None)
+        return
+    if soft.offers_since is None and counts:
+        turn.soft = replace(soft, offers_since=turn.now)
+        return
+    if soft.offers_since is not None and turn.now < soft.offers_since + _pace_s(state):
+        return
+    for key, offers in soft.offers.items():
+        if counts[key] != soft.offers_told.get(key):
+            text = _sync_text(state, key[0], frozenset(offers))
+            for peer in offers if text else ():
+                turn.send(peer, Waiting(text))
+    turn.soft = replace(soft, offers_told=counts, offers_since=None)
+
+
+def _sync_text(state: State, group: str, offered: frozenset[PeerId]) -> str:
+    members = [state.members[peer] for peer in state.living()]
+    late = [m for m in members if m.group == group and m.peer not in offered]
+    return f"waiting for {members_text(late)} to call sync_state" if late else ""
+
+
+def _pace_s(state: State) -> float:
+    return PACE_SHARE * state.config.progress_s
+
+
 def _tell_members(turn: Turn, text: str) -> None:
     round_ = turn.soft.admission
     if round_ is None:
         return
     late = set(awaited(turn.state))
     call = f"{len(turn.state.pending)} peers wait to join; please call comm.update()"
+    in_sync = {peer for offers in turn.soft.offers.values() for peer in offers}
     for peer in turn.state.living():
+        if peer in in_sync:  # who is held by sync_state, not by the admission, hears of that
+            continue
         turn.send(peer, Waiting(call if peer in late else text))
 
 
 def deadlines(state: State) -> list[float]:
     """When `tell` may have something to say though nothing happens."""
-    return [state.looked_at + PACE_SHARE * state.config.progress_s] if state.pending else []
+    times = [state.looked_at + _pace_s(state)] if state.pending else []
+    since = state.soft.offers_since
+    return times if since is None else [*times, since + _pace_s(state)]
 
 
 def awaited(state: State) -> tuple[PeerId, ...]:

@@ -105,7 +105,8 @@ class Soft:
 
     gone: members that are dead, overdue or have left, and why. evidence: (reporter, other) -> a
     lost link. stopped: a member stands in a flush that this life knows nothing of (R14).
-    timeouts, mismatches: wishes for a verdict, with who asked.
+    timeouts, mismatches: wishes for a verdict, with who asked. offers_told: how many had offered
+    when the others were last named to them; offers_since: when that came to be out of date.
     """
 
     gone: Mapping[PeerId, str] = field(default_factory=dict)
@@ -119,6 +120,8 @@ class Soft:
     flush: FlushRun | None = None
     admission: Admission | None = None
     offers: Mapping[OpKey, Mapping[PeerId, Offer]] = field(default_factory=dict)
+    offers_told: Mapping[OpKey, int] = field(default_factory=dict)
+    offers_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,11 @@ class Mailbox:
             self.progress = progress or self.progress
             self._condition.notify_all()
 
+    def forget_progress(self) -> None:
+        """What was awaited before is no news of what is awaited from now on. Any thread."""
+        with self._condition:
+            self.progress = ""
+
     def wait(self, done: Callable[[], bool], until: float | None) -> bool:
         """Until done(), a failure, or monotonic time `until` (None: without end). Raises the
         failure; returns whether done() holds."""

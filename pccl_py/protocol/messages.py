@@ -188,7 +188,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """To a newcomer or a held member, now and then: who or what is awaited, for people."""
+    """To a newcomer, a held member or one in sync_state, now and then: who or what is awaited, for
+    people."""
 
     text: str
 
