@@ -78,4 +78,4 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # an integer too long to be written
         text = type(value).__name__
-    return text.replace("\n", " ")[:80]
+    return text if len(text) <= 80 else text[:80] + "…"

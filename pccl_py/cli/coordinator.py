@@ -21,10 +21,10 @@ from pathlib import Path
 
 import uvloop
 
-from pccl_py import config
+from pccl_py import arguments, config
 from pccl_py.coordinator import machine, server, state
 from pccl_py.errors import UsageError
-from pccl_py.protocol import endpoint, shapes
+from pccl_py.protocol import endpoint
 
 OPEN_FILES_MAX = 65536
 LOG_RECORDS_MAX = 1000
@@ -62,7 +62,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=config.DEFAULT_DEADLINE_S,
         help="the run's deadline for an op (default %(default)g)",
     )
-    add("--log-level", metavar="LEVEL", help="debug, info, warning, error (PCCL_LOG_LEVEL; info)")
+    add(
+        "--log-level",
+        metavar="LEVEL",
+        type=str.lower,
+        choices=config.LOG_LEVELS,
+        help="debug, info, warning, error (PCCL_LOG_LEVEL; info)",
+    )
     add("--parent-pid", metavar="PID", type=int, help=argparse.SUPPRESS)
 
 
@@ -70,9 +76,10 @@ def run(args: argparse.Namespace) -> int:
     """Runs until SIGTERM or SIGINT, then 0. Raises UsageError, ResourceError: not started."""
     settings = config.resolve(run=args.run_id, log_level=args.log_level)
     run_id = settings.run if "run" in settings.given else None
-    if run_id is not None and not 0 < len(run_id.encode()) <= shapes.RUN_BYTES_MAX:
-        raise UsageError(f"--run: a run id has 1 to {shapes.RUN_BYTES_MAX} bytes")
-    timers = config.Timers(args.deadline)
+    if run_id is not None:
+        source = "PCCL_RUN" if args.run_id is None else "--run"
+        arguments.check_text(source, run_id, arguments.RUN_BYTES_MAX)
+    timers = _timers(args.deadline)
     shell = server.ServerConfig(
         bind=endpoint.parse(args.bind),
         timers=timers,
@@ -90,6 +97,13 @@ def run(args: argparse.Namespace) -> int:
     ):
         runner.run(server.serve(shell, _announce, state.initial(pure), machine.step))
     return 0
+
+
+def _timers(deadline_s: float) -> config.Timers:
+    try:
+        return config.Timers(deadline_s)
+    except UsageError as error:
+        raise UsageError(str(error).replace("deadline_s=", "--deadline ", 1)) from None
 
 
 class _Lossy(logging.handlers.QueueHandler):

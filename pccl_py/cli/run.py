@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import assert_never
 
-from pccl_py import config
+from pccl_py import arguments, config
 from pccl_py.errors import UsageError
 from pccl_py.launch import environment, events, policy, reach, supervise
 from pccl_py.launch.logs import Terminal
@@ -84,7 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="script is a program, run it without Python",
     )
     add("script", help="what every worker runs")
-    add("args", nargs=argparse.REMAINDER, help="its arguments")
+    add("args", nargs=argparse.REMAINDER, help="its arguments").required = False
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,6 +114,11 @@ def make_spec(args: argparse.Namespace, environ: Mapping[str, str]) -> supervise
     settings = config.resolve(
         coordinator=args.coordinator, run=args.run_id, group=args.group, environ=environ
     )
+    for flag, variable, given, text, bytes_max in (
+        ("--run", "PCCL_RUN", args.run_id, settings.run, arguments.RUN_BYTES_MAX),
+        ("--group", "PCCL_GROUP", args.group, settings.group, arguments.GROUP_BYTES_MAX),
+    ):
+        arguments.check_text(variable if given is None else flag, text, bytes_max)
     joins = "coordinator" in settings.given and not args.standalone
     if joins:
         _check_coordinator(settings)

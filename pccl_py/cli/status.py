@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import zmq
 
-from pccl_py import config
+from pccl_py import arguments, config
 from pccl_py.errors import CoordinatorLost, RemoteProtocolError, from_code
 from pccl_py.launch import reach
 from pccl_py.protocol import encoding, endpoint
@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints the status. Raises CoordinatorLost (no answer), UsageError (wrong run or secret)."""
     settings = config.resolve(coordinator=args.coordinator, run=args.run_id)
     run_id = settings.run if "run" in settings.given else ""
+    if run_id or args.run_id is not None:
+        source = "PCCL_RUN" if args.run_id is None else "--run"
+        arguments.check_text(source, run_id, arguments.RUN_BYTES_MAX)
     request = encoding.signed_status(
         settings.secret, StatusRequest(run_id, os.urandom(NONCE_BYTES), b"")
     )

@@ -15,10 +15,14 @@ be used twice.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import shutil
+import stat
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +36,7 @@ from pccl_py.types import Record
 
 MAGIC = b"pccl-journal-1\n"
 COMPACT_BYTES = 64 << 20
+LEFTOVER_S = 60.0  # a directory this young may be of a coordinator that is about to lock it
 
 _HEADER = struct.Struct("<II")
 _BOOT = struct.Struct("<Q")
@@ -58,6 +63,8 @@ class Journal:
         ResourceError (the operating system refused; errno kept)."""
         self._path = state_dir / "journal"
         with _os_errors(self._path):
+            if state_dir.exists() and not state_dir.is_dir():
+                raise UsageError(f"--state-dir {state_dir} is not a directory")
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = os.open(
                 state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -124,6 +131,23 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def sweep(folder: Path, prefix: str, older_than_s: float = LEFTOVER_S) -> None:
+    """Removes state directories that a coordinator killed with -9 has left in a folder for
+    temporary files: this user's, of a while ago, and with a lock that nobody holds."""
+    for path in folder.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+            found = path.lstat()
+            is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+            if not is_ours or time.time() - found.st_mtime < older_than_s:
+                continue
+            lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock_fd)
 
 
 def _whole(remembered: Remembered) -> bytes:

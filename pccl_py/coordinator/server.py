@@ -54,6 +54,7 @@ from pccl_py.coordinator.events import (
     Tick,
 )
 from pccl_py.coordinator.journal import Journal as JournalFile
+from pccl_py.coordinator.journal import sweep
 from pccl_py.coordinator.sockets import open_monitor, open_router, resolved
 from pccl_py.errors import Code, PcclError, RemoteProtocolError, UsageError
 from pccl_py.protocol import encoding
@@ -71,6 +72,7 @@ from pccl_py.protocol.messages import (
 )
 
 EVENTS_MAX = 1024
+STATE_DIR_PREFIX = "pccl-coordinator-"
 PARENT_POLL_S = 0.5
 
 _AFTER_GREETING_S = (0.05, 0.5)
@@ -383,7 +385,8 @@ def _state_dir(given: Path | None) -> Iterator[Path]:
     if given is not None:
         yield given
         return
-    fresh = Path(tempfile.mkdtemp(prefix="pccl-coordinator-"))
+    sweep(Path(tempfile.gettempdir()), STATE_DIR_PREFIX)
+    fresh = Path(tempfile.mkdtemp(prefix=STATE_DIR_PREFIX))
     try:
         yield fresh
     finally:

@@ -128,7 +128,7 @@ def test_no_temporary_directory_is_left(tmp_path: Path) -> None:
         (("coordinator", "--bind", "0.0.0.0:0"), 2, "PCCL_SECRET"),
         (("coordinator", "--deadline", "0"), 2, "deadline"),
         (("coordinator", "--deadline", "x"), 2, "--deadline"),
-        (("coordinator", "--run", "x" * 200), 2, "run id"),
+        (("coordinator", "--run", "x" * 200), 2, "1 to 128 bytes"),
         (("coordinator", "--bind", "127.0.0.1:0", "--state-dir", "/dev/null/x"), 1, "journal"),
         (("status", "--coordinator", "127.0.0.1"), 2, "HOST:PORT"),
         (("nonsense",), 2, "coordinator"),
@@ -258,3 +258,31 @@ def test_noise_does_not_disturb_a_member() -> None:
         assert message is None or isinstance(message, Waiting)
         answer = _pccl("status", "--json", "--coordinator", address)
         assert len(json.loads(answer.stdout)["members"]) == 2
+
+
+def test_a_killed_coordinators_own_directory_is_swept_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "pccl-coordinator-left"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    with running(*COORDINATOR, env={"TMPDIR": str(tmp_path)}):
+        assert [path.name for path in tmp_path.glob("pccl-coordinator-*")] != [left.name]
+        assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("coordinator", "--deadline", "1e300"), "--deadline 1e+300 must be"),
+        (("coordinator", "--deadline", "soon"), "argument --deadline"),
+        (("coordinator", "--log-level", "loud"), "argument --log-level"),
+        (("coordinator", "--run", "x" * 200), "--run="),
+        (("coordinator", "--bind", "127.0.0.1:0", "--state-dir", __file__), "is not a directory"),
+        (("status", "--run", "x" * 200), "--run="),
+        (("status", "--run", ""), "--run="),
+    ],
+)
+def test_a_wrong_option_is_named(words: tuple[str, ...], says: str) -> None:
+    ended = _pccl(*words)
+    assert ended.returncode == 2
+    assert _is_one_line(ended.stderr), ended.stderr
+    assert says in ended.stderr

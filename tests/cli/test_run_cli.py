@@ -208,6 +208,10 @@ def test_a_killed_coordinator_comes_back_where_it_was(bench: Bench) -> None:
         (("--coordinator", "example.org:48148", "ok.py"), "PCCL_SECRET"),
         (("--standalone", "--coordinator", "127.0.0.1:5", "ok.py"), "exclude"),
         (("--log-dir", "ok.py", "ok.py"), "not a directory"),
+        (("--group", "x" * 200, "ok.py"), "--group="),
+        (("--group", "", "ok.py"), "--group="),
+        (("--run", "x" * 200, "ok.py"), "--run="),
+        ((), "are required: script (see"),
     ],
 )
 def test_usage_errors_are_one_line_and_2(bench: Bench, args: tuple[str, ...], text: str) -> None:

@@ -99,8 +99,8 @@ def test_errors_of_the_operating_system_keep_errno(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ResourceError) as caught:
-        Journal(tmp_path / "file")
-    assert caught.value.errno == errno.EEXIST
+        Journal(tmp_path / "file" / "below")
+    assert caught.value.errno == errno.ENOTDIR
 
     def full(_fd: int, _data: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -121,3 +121,28 @@ def test_failed_open_releases_the_lock(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(ResourceError):
             Journal(tmp_path)
     assert _reopened(tmp_path).boot == 1
+
+
+def test_a_file_is_no_state_directory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UsageError, match=r"--state-dir .*file is not a directory"):
+        Journal(file)
+
+
+def test_leftovers_are_swept_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+    with Journal(tmp_path / "x-used"), Journal(tmp_path / "x-young"):
+        pass
+    for name in ("x-left", "y-other"):
+        Journal(tmp_path / name).close()
+    (tmp_path / "x-empty").mkdir()
+    (tmp_path / "x-file").write_text("")
+    (tmp_path / "x-link").symlink_to(tmp_path / "y-other")
+    for name in ("x-used", "x-left", "y-other", "x-empty"):
+        os.utime(tmp_path / name, (0, 0))
+    with Journal(tmp_path / "x-used"):
+        os.utime(tmp_path / "x-used", (0, 0))
+        journal.sweep(tmp_path, "x-")
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"x-used", "x-young", "y-other", "x-file", "x-link"}
+    assert (tmp_path / "y-other" / "journal").exists()
