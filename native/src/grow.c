@@ -8,7 +8,7 @@ uint32_t pc_grow(struct pc_growth *growth, uint32_t links, uint32_t rtt_us) {
     growth->blocked = false;
     if (!busy || growth->settled || rtt_us < PC_GROW_RTT_US || links >= PC_GROW_LINKS_MAX)
         return links;
-    if (growth->best_bytes && bytes < growth->best_bytes + growth->best_bytes / 10) {
+    if (growth->best_bytes && bytes < growth->best_bytes + growth->best_bytes / 4) {
         growth->settled = true;
         return links;
     }

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PC_GROW_LINKS_MAX   16u
+#define PC_GROW_LINKS_MAX   8u
 #define PC_GROW_INTERVAL_NS UINT64_C(250000000)
 #define PC_GROW_RTT_US      2000u /* below: one link is enough */
 

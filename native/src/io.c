@@ -233,7 +233,8 @@ static void grow_links(struct pc_io *io, uint64_t now_ns) {
     io->grow_ns = 0;
     for (uint32_t i = 0; i < io->mate_count; i++) {
         struct pc_mate *mate = &io->mates[i];
-        if (!mate->linked || io->config.links || !mate->growth.bytes)
+        if (!mate->linked || io->config.links || !mate->growth.bytes ||
+            mate->peer < io->config.peer) /* one end of a pair adds links, not both */
             continue;
         uint32_t links = mate->linked + mate->calling;
         uint32_t want = pc_grow(&mate->growth, links, rtt_of(io, mate->peer));

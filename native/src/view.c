@@ -253,14 +253,17 @@ static uint32_t at_least(uint32_t floor, uint32_t value) {
     return value < floor ? floor : value;
 }
 
-/* Shares of the scratch, in segments. Of the whole, ring and copies may take an eighth each, parts
- * that owners ask for three eighths, parts sent unasked an eighth; with many members the floors. */
+/* Shares of the scratch, in segments: three quarters for the parts that owners ask for, an eighth
+ * for parts sent unasked (of small ops: most of each buffer is never touched), an eighth for the
+ * ring. A copy needs a buffer only while it arrives, unless links overtake each other. With many
+ * members the floors hold. */
 static void set_windows(pc_core *core) {
     uint32_t buffers = (uint32_t)(core->config.scratch_bytes / core->pool.buffer_bytes);
     uint32_t world = core->world;
     uint32_t others = at_least(1, world - 1);
-    core->window = core->copy_window = at_least(2, buffers / 8 / world);
-    core->open_window = at_least(2, buffers * 3 / 8 / others);
+    core->window = at_least(2, buffers / 8 / world);
+    core->copy_window = at_least(2, buffers / 2 / world);
+    core->open_window = at_least(2, buffers * 3 / 4 / others);
     core->eager_window = at_least(2, buffers / 8 / others);
     core->pool.count_max = (core->window + core->copy_window) * world +
                            (core->open_window + core->eager_window) * others + PC_LINKS_MAX;
