@@ -8,9 +8,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PC_GROW_LINKS_MAX   8u
-#define PC_GROW_INTERVAL_NS UINT64_C(250000000)
-#define PC_GROW_RTT_US      2000u /* below: one link is enough */
+/* cffi-begin */
+
+#define PC_GROW_LINKS_MAX   8
+#define PC_GROW_INTERVAL_NS 250000000
+#define PC_GROW_RTT_US      2000 /* below: one link is enough */
 
 struct pc_growth {
     uint64_t best_bytes; /* of an interval with fewer links */
@@ -21,5 +23,7 @@ struct pc_growth {
 
 /* The end of an interval: how many links there should be, of `links` now. */
 uint32_t pc_grow(struct pc_growth *growth, uint32_t links, uint32_t rtt_us);
+
+/* cffi-end */
 
 #endif
