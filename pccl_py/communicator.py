@@ -21,7 +21,7 @@ import xxhash
 from pccl_py import arguments, forks
 from pccl_py.dataplane import buffers
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.dataplane.engine import Engine, Stats, check_size
+from pccl_py.dataplane.engine import ROUTES, Engine, Stats, check_size
 from pccl_py.errors import CoordinatorLost, PcclError, UsageError
 from pccl_py.peer.control import Control
 from pccl_py.peer.events import Drained, WantLeave
@@ -122,6 +122,7 @@ class Communicator:
         *,
         name: str | None = ...,
         strict: bool = ...,
+        route: str = ...,
         timeout: float | None = ...,
         async_op: Literal[False] = ...,
     ) -> OpInfo: ...
@@ -135,6 +136,7 @@ class Communicator:
         *,
         name: str | None = ...,
         strict: bool = ...,
+        route: str = ...,
         timeout: float | None = ...,
         async_op: Literal[True],
     ) -> Work: ...
@@ -147,6 +149,7 @@ class Communicator:
         *,
         name: str | None = None,
         strict: bool = False,
+        route: str = "auto",
         timeout: float | None = None,
         async_op: bool = False,
     ) -> OpInfo | Work:
@@ -158,10 +161,13 @@ class Communicator:
                 float64; equal count and dtype on all members. Not to be touched until the op ends.
             op: "sum", "avg", "prod", "min", "max", or a ReduceOp. Integers wrap, in an avg before
                 it divides (truncating toward zero); min and max propagate NaN; 16-bit floats are
-                added in float32, rounded per hop. avg divides by those who contributed.
+                added in float32, rounded each time. avg divides by those who contributed.
             name: ops of one name match among themselves; needed when several threads submit.
             strict: a death that costs a segment raises PeerLost, the input restored, instead of
                 finishing with the survivors' values (holds a copy of the tensor meanwhile).
+            route: "auto" (direct up to 32 members, ring beyond), "direct" (owners rotate over the
+                members), "star" (one fixed hub), "ring"; the same on all members. In a view with a
+                broken link everything takes the ring, which avoids it.
             timeout: seconds, narrows `deadline_s` for this op. What happens then is agreed: the op
                 ends with DeadlineExceeded everywhere, or well everywhere, if late.
             async_op: return a Work at once.
@@ -175,8 +181,11 @@ class Communicator:
             raise UsageError(f"op={arguments.shown(op)} must be one of {', '.join(_OPS)}")
         arguments.check_flag("strict", strict)
         arguments.check_flag("async_op", async_op)
+        if route not in ROUTES:
+            raise UsageError(f"route={arguments.shown(route)} must be one of {', '.join(ROUTES)}")
+        buffer, root = buffers.of(tensor), PeerId(0)
         work = self._submit(
-            buffers.of(tensor), ALL_REDUCE, reduce, PeerId(0), name, strict, timeout, "all_reduce"
+            buffer, ALL_REDUCE, reduce, root, name, strict, timeout, "all_reduce", route
         )
         return work if async_op else work.wait()
 
@@ -218,6 +227,7 @@ class Communicator:
         strict: bool,
         timeout: float | None,
         what: str,
+        route: str = "auto",
     ) -> Work:
         self._check_usable()
         self._raise_dropped()
@@ -241,6 +251,7 @@ class Communicator:
                 root=root,
                 name=number,
                 strict=strict,
+                route=ROUTES.index(route),
                 timeout_s=self._deadline_s if limit_s is None else min(limit_s, self._deadline_s),
             )
         except UsageError:

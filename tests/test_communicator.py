@@ -407,3 +407,26 @@ def test_an_error_that_was_raised_is_not_raised_again(trio: Crew) -> None:
     works.clear()
     gc.collect()
     trio.each(lambda c: c.barrier())
+
+
+@pytest.mark.parametrize("route", ["ring", "star", "direct"])
+def test_every_route_gives_the_sum(trio: Crew, route: str) -> None:
+    rng = np.random.default_rng(8)
+    for count in (0, 1, 1000, 300_001):
+        parts = [rng.integers(-999, 999, count).astype(np.float32) for _ in range(3)]
+        outs = [part.copy() for part in parts]
+        infos = trio.each(lambda c, outs=outs: c.all_reduce(outs[c.rank], route=route))
+        np.testing.assert_array_equal(outs[0], sum(parts))
+        assert same_bits(outs)
+        assert {info.route for info in infos} == {route}
+
+
+def test_members_that_name_different_routes_are_told(trio: Crew) -> None:
+    def mine(comm: pccl.Communicator) -> None:
+        comm.all_reduce(np.ones(9), route="ring" if comm.rank == 1 else "direct")
+
+    for error in trio.errors(mine):
+        assert isinstance(error, pccl.UsageError)
+        assert "route" in str(error)
+    with pytest.raises(pccl.UsageError, match="route='tree' must be one of"):
+        trio[0].all_reduce(np.ones(9), route="tree")
