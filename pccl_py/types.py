@@ -171,7 +171,8 @@ class View:
 class OpInfo:
     """What one collective cost. contributors_min/max: over segments; repaired: segments that were
     redone or fetched after a view change; bytes: payload of this op on this peer's links; seconds:
-    from submission to the end on this peer; route: "direct", "ring", "star", or "self"; transport: "tcp" or "none"."""
+    from submission to the end on this peer; route: "direct", "ring", "star", or "self"; transport:
+    "tcp" or "none"."""
 
     contributors_min: int
     contributors_max: int
