@@ -33,6 +33,9 @@ Start workers on this machine and look after them: a worker that dies is started
 rejoins, the others go on. Without --coordinator or PCCL_COORDINATOR the run gets a coordinator of
 its own; its address is printed, so that others can join."""
 _EPILOG = """\
+A worker that dies when all others have finished is not started again. One that was started again
+and waits to join a run without members is ended after --alone-timeout; both count as failures.
+
 exit status: 0 all workers ended with 0; 1 a worker failed for good; 2 usage; 130, 143 stopped by
 Ctrl-C, SIGTERM"""
 
@@ -76,6 +79,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="10",
         help="from SIGTERM to SIGKILL when the run is stopped (default 10)",
     )
+    add(
+        "--alone-timeout",
+        metavar="SECONDS",
+        default="60",
+        help="when the others have finished, end restarted workers that wait to join for so long "
+        "(default 60)",
+    )
     add("-m", dest="module", action="store_true", help="script is a module, as in python -m")
     add(
         "--no-python",
@@ -109,7 +119,11 @@ def make_spec(args: argparse.Namespace, environ: Mapping[str, str]) -> supervise
     if args.standalone and args.coordinator is not None:
         raise UsageError("--standalone and --coordinator exclude each other")
     workers = _workers(args.workers)
-    limits = policy.Limits(_restarts(args.max_restarts), _grace_s(args.grace))
+    limits = policy.Limits(
+        _restarts(args.max_restarts),
+        _seconds("--grace", args.grace),
+        _seconds("--alone-timeout", args.alone_timeout),
+    )
     command = _command(args)
     settings = config.resolve(
         coordinator=args.coordinator, run=args.run_id, group=args.group, environ=environ
@@ -149,13 +163,13 @@ def _restarts(text: str) -> int:
     return int(text)
 
 
-def _grace_s(text: str) -> float:
+def _seconds(flag: str, text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise UsageError(f"--grace {text}: write a number of seconds, 0 or more")
+        raise UsageError(f"{flag} {text}: write a number of seconds, 0 or more")
     return seconds
 
 

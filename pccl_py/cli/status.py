@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
-from collections.abc import Mapping, Sequence
-
-import zmq
+from collections.abc import Sequence
 
 from pccl_py import arguments, config
-from pccl_py.errors import CoordinatorLost, RemoteProtocolError, from_code
-from pccl_py.launch import reach
-from pccl_py.protocol import encoding, endpoint
+from pccl_py.launch import inquiry
+from pccl_py.launch.inquiry import Json
+from pccl_py.protocol import encoding
 from pccl_py.protocol.endpoint import Endpoint
-from pccl_py.protocol.messages import Refused, Status, StatusRequest
-
-ANSWER_S = 4.5
-NONCE_BYTES = 16
-
-Json = Mapping[str, object]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,62 +42,9 @@ def run(args: argparse.Namespace) -> int:
     if run_id or args.run_id is not None:
         source = "PCCL_RUN" if args.run_id is None else "--run"
         arguments.check_text(source, run_id, arguments.RUN_BYTES_MAX)
-    request = encoding.signed_status(
-        settings.secret, StatusRequest(run_id, os.urandom(NONCE_BYTES), b"")
-    )
-    address, text = ask(endpoint.parse_list(settings.coordinator), request, ANSWER_S)
-    try:
-        status = json.loads(text)
-    except ValueError:
-        raise RemoteProtocolError(f"{address} answered with what is no JSON") from None
-    if not isinstance(status, dict):
-        raise RemoteProtocolError(f"{address} answered with what is no status")
+    address, status = inquiry.status(settings.coordinator, run_id, settings.secret)
     print(json.dumps(status, indent=2) if args.json else table(address, status))
     return 0
-
-
-def ask(
-    endpoints: Sequence[Endpoint], request: StatusRequest, timeout_s: float
-) -> tuple[Endpoint, str]:
-    """The first coordinator that answers, and its status as JSON text.
-
-    Blocks for at most timeout_s in all. Raises CoordinatorLost with what each of them did.
-    """
-    until = time.monotonic() + timeout_s
-    said = []
-    for at, address in enumerate(endpoints):
-        share_s = max(0.1, (until - time.monotonic()) / (len(endpoints) - at))
-        try:
-            return address, _ask_one(address, request, share_s)
-        except CoordinatorLost as error:
-            said.append(str(error))
-    raise CoordinatorLost("; ".join(said))
-
-
-def _ask_one(address: Endpoint, request: StatusRequest, timeout_s: float) -> str:
-    until = time.monotonic() + timeout_s
-    reach.check((address,), timeout_s)
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.IPV6, int(address.is_v6)),
-            (zmq.MAXMSGSIZE, encoding.MESSAGE_BYTES_MAX),
-        ):
-            dealer.setsockopt(option, value)
-        dealer.connect(address.zmq_address)
-        dealer.send(encoding.encode(request))
-        while dealer.poll(max(0, int(1000 * (until - time.monotonic())))):
-            match encoding.decode(dealer.recv()):
-                case Status(text):
-                    return text
-                case Refused(code, text):
-                    raise from_code(code, text)
-                case _:  # the probes of a coordinator that wonders whether we are there
-                    continue
-    raise CoordinatorLost(
-        f"{address} accepts connections but did not answer in {timeout_s:.1f} s: "
-        "is that a pccl coordinator?"
-    )
 
 
 # ---------------------------------------------------------------- printing

@@ -24,7 +24,7 @@ from typing import IO, assert_never
 from pccl_py.config import DEFAULT_GROUP, DEFAULT_RUN
 from pccl_py.coordinator.embedded import start as start_embedded
 from pccl_py.errors import ResourceError
-from pccl_py.launch import environment, events, keeper, logs, policy, process
+from pccl_py.launch import environment, events, inquiry, keeper, logs, policy, process
 
 DRAIN_S = 2.0  # for the last lines of a worker whose runaway child still holds its pipes
 READ_BYTES = 64 * 1024
@@ -73,7 +73,9 @@ class Supervisor:
         self._start_coordinator = start_coordinator
         self._names = tuple(environment.worker_name(rank) for rank in range(spec.workers))
         self._state = policy.new(self._names, spec.limits)
-        self._inbox: asyncio.Queue[policy.Event] = asyncio.Queue()  # an end per worker, two stops
+        self._inbox: asyncio.Queue[policy.Event] = (
+            asyncio.Queue()
+        )  # an end per worker, two stops, a few looks
         self._living: dict[str, process.WorkerProcess] = {}
         self._keeper: keeper.Keeper | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -175,11 +177,23 @@ class Supervisor:
                         self._on_event(events.WorkerRetried(name, status, delay_s, restart, most))
                     case policy.GiveUp(name, status, reason):
                         self._on_event(events.WorkerFailed(name, status, reason))
+                    case policy.Look():
+                        tasks.create_task(self._look(place))
+                    case policy.Abandon(names):
+                        verb = "waits" if len(names) == 1 else "wait"
+                        who = f"{', '.join(names)} {verb} alone to join"
+                        self._on_event(events.Notice(f"{who}: the others have finished; ending it"))
                     case policy.Finish():
                         return action.code
                     case _:
                         assert_never(action)
             event = await self._next_event()
+
+    async def _look(self, place: environment.Place) -> None:
+        """Asks the coordinator whether all workers that run wait for a run that has no member."""
+        ask, secret = inquiry.nobody_works, self._spec.secret
+        if await asyncio.to_thread(ask, place.coordinator, place.run, secret, len(self._living)):
+            await self._inbox.put(policy.Stranded())
 
     async def _next_event(self) -> policy.Event:
         wake = policy.next_wake(self._state)

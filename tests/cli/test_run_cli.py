@@ -111,7 +111,8 @@ def test_module_and_program(bench: Bench) -> None:
 
 
 def test_failure_names_the_worker_and_ends_with_1(bench: Bench) -> None:
-    script = bench.script("import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)")
+    code_ = "import os, sys, time\nif os.environ['RANK'] == '1': sys.exit(3)\ntime.sleep(2)"
+    script = bench.script(code_)
     code, _, err = bench.run("-n", "2", "--max-restarts", "1", script)
     assert code == 1
     assert any(re.search(r"w1.*exit status 3", line) for line in err)
@@ -201,6 +202,7 @@ def test_a_killed_coordinator_comes_back_where_it_was(bench: Bench) -> None:
         (("-n", "many", "nowhere.py"), "-n many"),
         (("--max-restarts", "-1", "x"), "--max-restarts"),
         (("--grace", "nan", "x"), "--grace"),
+        (("--alone-timeout", "-1", "x"), "--alone-timeout -1"),
         (("-m", "no_such_module"), "no module named"),
         (("--no-python", "no-such-program"), "no such program"),
         (("--coordinator", "here", "ok.py"), "HOST:PORT"),
@@ -219,6 +221,33 @@ def test_usage_errors_are_one_line_and_2(bench: Bench, args: tuple[str, ...], te
     code, out, err = bench.run(*args)
     assert (code, out, len(err)) == (2, [], 1), err
     assert text in err[0]
+
+
+DIES_ONCE = """
+import os, sys, time, pccl_py
+if os.environ['RANK'] == '0': time.sleep(1); sys.exit(0)
+if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': sys.exit(9)
+comm = pccl_py.join(min_members=MIN)
+time.sleep(4)
+comm.leave()
+"""
+
+
+def test_a_restarted_worker_does_not_wait_for_ever_for_who_has_finished(bench: Bench) -> None:
+    script = bench.script(DIES_ONCE.replace("MIN", "2"))
+    began = time.monotonic()
+    code, _, err = bench.run("-n", "2", "--alone-timeout", "2", script)
+    assert code == 1, err
+    assert time.monotonic() - began < 40
+    assert any("w1 waits alone to join: the others have finished" in line for line in err), err
+    assert any("w1: failed, killed by SIGTERM, 1 restart" in line for line in err), err
+
+
+def test_a_restarted_worker_that_works_is_left_alone(bench: Bench) -> None:
+    code, _, err = bench.run("-n", "2", "--alone-timeout", "1", bench.script(DIES_ONCE.replace(
+        "MIN", "1")))  # fmt: skip
+    assert code == 0, err
+    assert any("w1: finished, 1 restart" in line for line in err), err
 
 
 def test_unreachable_coordinator_is_told_in_one_line(bench: Bench) -> None:
