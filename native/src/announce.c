@@ -130,7 +130,7 @@ static const char *on_ready(pc_core *core, uint32_t from, const struct pc_header
     uint64_t id = pc_op_id(header);
     if (pc_op_is_past(core, id))
         return NULL;
-    struct pc_op *op = pc_op_get(core, id);
+    struct pc_op *op = pc_op_get(core, id, PC_OPS_ANNOUNCED_MAX);
     if (!op)
         return "more ops announced than allowed";
     learn(op, from, &desc);
@@ -161,7 +161,7 @@ const char *pc_frame_arrived(pc_core *core, uint32_t from, const struct pc_heade
             pc_pool_put(&core->pool, buffer);
         return NULL;
     }
-    struct pc_op *op = buffer ? pc_op_get(core, id) : pc_op_find(core, id);
+    struct pc_op *op = buffer ? pc_op_get(core, id, PC_OPS_ANNOUNCED_MAX) : pc_op_find(core, id);
     if (!op) {
         if (buffer)
             pc_pool_put(&core->pool, buffer);

@@ -43,6 +43,7 @@ void pc_core_free(pc_core *core) {
         next = op->next;
         free(op->segments);
         free(op->part_cursors);
+        free(op->acked);
         free(op->undo);
         free(op);
     }
@@ -83,7 +84,7 @@ uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count) {
 }
 
 int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, uint64_t now_ns) {
-    struct pc_op *op = pc_op_get(core, op_id);
+    struct pc_op *op = pc_op_get(core, op_id, PC_OPS_TABLE_MAX);
     if (!op)
         return PCCL_RESOURCE;
     if (op->state != PC_FOREIGN)
@@ -112,7 +113,7 @@ void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns) 
     core->stopped = true;
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
-        op->queued_count = 0;
+        op->queued_count = op->values_queued = 0;
         if (op->state == PC_RUNNING)
             pc_op_end(core, op, status, text);
     }

@@ -51,6 +51,8 @@ const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *h
         return "frame of unknown type";
     if (header->flags & (uint16_t)~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC))
         return "frame with unknown flags";
+    if (header->context)
+        return "frame of an unknown context";
     if (header->length > PC_PAYLOAD_MAX)
         return "frame longer than allowed";
     if (!(header->flags & PC_FLAG_PAYLOAD_CRC) && header->crc != pc_header_crc(in))

@@ -19,8 +19,10 @@
 #define PC_BATCH_BYTES   (256u << 10)
 #define PC_OP_BUCKETS    1024u
 #define PC_OPS_TABLE_MAX (4 * PCCL_OPS_MAX + PCCL_ENDED_NAMED_MAX)
-#define PC_ENDED_WARN    (PCCL_ENDED_NAMED_MAX / 2)
-#define PC_NO_INDEX      UINT32_MAX
+/* What peers announce leaves room for what is submitted here. */
+#define PC_OPS_ANNOUNCED_MAX (PC_OPS_TABLE_MAX - 2 * PCCL_OPS_MAX)
+#define PC_ENDED_WARN        (PCCL_ENDED_NAMED_MAX / 2)
+#define PC_NO_INDEX          UINT32_MAX
 /* More members than that take the ring: fewer links each. */
 #define PC_DIRECT_WORLD_MAX 32
 
@@ -67,7 +69,7 @@ struct pc_segment {
     uint16_t contributors;
     int32_t holder;           /* PCCL_HOLDER_REDO, or the ring index of the owner that serves it */
     bool copied;              /* the copy has arrived in this view */
-    bool mark_early;          /* ring: the mark overtook the copy on another link */
+    bool sum_queued;          /* ring: its partial sum waits to be sent, or is half sent */
     uint16_t parts_done;      /* star: inputs in the value so far, the owner's own included */
     uint16_t acks;            /* star, owner: members that hold it */
     struct pc_buffer *buffer; /* ring: the partial sum to pass on; star: the value so far */
@@ -94,7 +96,8 @@ struct pc_op {
     bool in_plan;   /* the view's plan asks for segments of it (counts for Repaired) */
     uint8_t events; /* which events wait, bits PC_OP_EVENT_* */
     bool event_queued;
-    uint32_t queued_count; /* frames of it in the links' queues */
+    uint32_t queued_count;  /* frames of it in the links' queues */
+    uint32_t values_queued; /* those of them that carry a payload: they point into its memory */
 
     /* known from others, in this view */
     uint8_t known[PCCL_MEMBERS_MAX / 8]; /* ring indices whose descriptor is here */
@@ -122,6 +125,7 @@ struct pc_op {
     uint32_t *part_cursors; /* star: per owner, the next of its segments to send a part of */
     uint32_t *opened_by;    /* star: per owner, the first of its segments that is not open */
     uint32_t owner_count;
+    uint8_t *acked; /* star, owner: which members hold which segment, world bits each; or NULL */
     uint64_t eager_bytes;
     uint32_t plan_left; /* segments the plan promised that are not final here */
     uint64_t submitted_ns;
@@ -230,8 +234,9 @@ static inline uint32_t pc_number(uint64_t id) {
 }
 
 struct pc_op *pc_op_find(const pc_core *core, uint64_t id);
-/* Finds or makes (PC_FOREIGN); NULL when the table is full or memory is out. */
-struct pc_op *pc_op_get(pc_core *core, uint64_t id);
+/* Finds or makes (PC_FOREIGN), with at most `others` in the table before; NULL beyond that or when
+ * memory is out. */
+struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others);
 void pc_op_forget(pc_core *core, struct pc_op *op);
 /* Makes the cursors of a view's owners. false: out of memory. */
 bool pc_op_owners(struct pc_op *op, uint32_t world);
@@ -262,6 +267,10 @@ bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, u
 void pc_pairs_free(pc_core *core);
 void pc_queue_push(struct pc_queue *queue, struct pc_entry entry);
 bool pc_queue_pop(struct pc_queue *queue, struct pc_entry *entry);
+/* true: the frame's payload is read where the op's memory or a segment's scratch lies. */
+static inline bool pc_carries_value(uint8_t type) {
+    return type == PC_SUM || type == PC_COPY || type == PC_PART;
+}
 /* Queues a frame to a member. */
 void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment, uint8_t type);
 /* The same to every other member. */
@@ -272,6 +281,7 @@ void pc_pair_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t
 
 void pc_mux_new_stream(struct pc_link *link); /* nothing half sent */
 void pc_mux_enter_view(struct pc_link *link); /* a half-sent frame is made whole with zeros */
+void pc_mux_stop(pc_core *core, struct pc_link *link); /* its frames are lost */
 
 /* ---- demux.c -----------------------------------------------------------------------------------
  */

@@ -65,7 +65,7 @@ static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
         header.segment = op->opened;
         op->queued_count--;
         slot->entry.op = NULL; /* wholly in the slot */
-    } else if (entry->type == PC_SUM || entry->type == PC_COPY || entry->type == PC_PART) {
+    } else if (pc_carries_value(entry->type)) {
         header.contributors =
             entry->type == PC_PART ? 1 : op->segments[entry->segment].contributors;
         header.length = (uint32_t)pc_op_bytes(op, entry->segment);
@@ -124,20 +124,37 @@ int pc_core_tx(pc_core *core, int id, struct pc_slice slices[PC_SLICES_MAX]) {
     return count;
 }
 
-static void finish(pc_core *core, struct pc_slot *slot) {
+/* The op and the scratch of a frame that was sent, or lost with its link, are free of it. */
+static void let_go(pc_core *core, const struct pc_slot *slot) {
     struct pc_op *op = slot->entry.op;
-    core->stats.frames_sent++;
     if (!op)
         return;
     op->queued_count--;
-    op->result.bytes_sent += slot->length;
-    if (slot->entry.type != PC_SUM)
+    if (!pc_carries_value(slot->entry.type))
         return;
+    op->values_queued--;
     struct pc_segment *segment = &op->segments[slot->entry.segment];
-    if (segment->buffer) {
-        pc_pool_put(&core->pool, segment->buffer);
+    if (slot->entry.type == PC_SUM) {
+        segment->sum_queued = false;
+        if (segment->buffer)
+            pc_pool_put(&core->pool, segment->buffer);
         segment->buffer = NULL;
     }
+    pc_check_end(core, op);
+}
+
+void pc_mux_stop(pc_core *core, struct pc_link *link) {
+    for (; link->slot_count && !core->stopped; link->slot_count--) {
+        let_go(core, &link->slots[link->slot_first]);
+        link->slot_first = (link->slot_first + 1) % PC_BATCH;
+    }
+}
+
+static void finish(pc_core *core, struct pc_slot *slot) {
+    core->stats.frames_sent++;
+    if (slot->entry.op)
+        slot->entry.op->result.bytes_sent += slot->length;
+    let_go(core, slot);
 }
 
 void pc_core_sent(pc_core *core, int id, size_t n) {

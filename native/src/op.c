@@ -30,11 +30,11 @@ bool pc_op_owners(struct pc_op *op, uint32_t world) {
     return true;
 }
 
-struct pc_op *pc_op_get(pc_core *core, uint64_t id) {
+struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others) {
     struct pc_op *op = pc_op_find(core, id);
     if (op)
         return op;
-    if (core->op_count >= PC_OPS_TABLE_MAX)
+    if (core->op_count >= others)
         return NULL;
     op = calloc(1, sizeof *op);
     if (!op)
@@ -92,6 +92,7 @@ void pc_op_forget(pc_core *core, struct pc_op *op) {
     core->op_count--;
     free(op->segments);
     free(op->part_cursors);
+    free(op->acked);
     free(op->undo);
     free(op);
 }
@@ -189,6 +190,12 @@ void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
     snprintf(op->result.text, sizeof op->result.text, "%s", text);
     op->state = status == PCCL_OK ? PC_STABLE : PC_RAISED;
     op->data = NULL;
+    while (op->parked) { /* of members that never said what they submitted */
+        struct pc_buffer *buffer = op->parked;
+        op->parked = buffer->next;
+        pc_pool_put(&core->pool, buffer);
+    }
+    op->parked_tail = &op->parked;
     core->running_count--;
     core->ended_count++;
     if (core->ended_count >= PC_ENDED_WARN && !core->full_told)

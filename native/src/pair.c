@@ -119,6 +119,9 @@ void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segm
     PC_ASSERT(pair);
     bool urgent = type == PC_MARK || type == PC_READY || type == PC_ACK || pc_op_small(op);
     op->queued_count++;
+    op->values_queued += pc_carries_value(type);
+    if (type == PC_SUM)
+        op->segments[segment].sum_queued = true;
     pc_queue_push(urgent ? &pair->urgent : &pair->bulk,
                   (struct pc_entry){.op = op, .segment = segment, .type = type});
     if (!pair->links_up)
@@ -159,6 +162,7 @@ void pc_core_link_free(pc_core *core, int id) {
     struct pc_link *link = core->links[id];
     PC_ASSERT(link);
     pc_demux_stop(core, link);
+    pc_mux_stop(core, link);
     if (link->pair)
         link->pair->links_up--;
     core->links[id] = NULL;

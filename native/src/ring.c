@@ -123,7 +123,7 @@ static const char *on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *bu
     size_t bytes = pc_op_bytes(op, i);
     const char *wrong = NULL;
     if (owner == PC_NO_INDEX || owner == core->self || segment->state == PC_MARKED ||
-        segment->copied)
+        segment->copied || segment->sum_queued)
         wrong = "a copy that cannot be";
     else if (segment->state == PC_FINAL && memcmp(pc_op_address(op, i), buffer->data, bytes) != 0)
         wrong = "a copy that differs from the final value";
@@ -142,8 +142,6 @@ static const char *on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *bu
     segment->copied = true;
     if (core->self != pc_before(core, owner)) {
         pc_pair_push(core, pc_after(core, core->self), op, i, PC_COPY);
-        if (segment->mark_early)
-            mark_here(core, op, i);
         return NULL;
     }
     pc_now_marked(core, op, i);
@@ -156,15 +154,11 @@ static const char *on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *bu
 static const char *on_mark(pc_core *core, struct pc_op *op, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
     uint32_t owner = pc_owner(core, op, i);
-    if (owner == PC_NO_INDEX || segment->state == PC_MARKED || segment->mark_early ||
-        pc_before(core, owner) == core->self)
+    /* No mark overtakes its copy: it is sent by one whom the copy reached through this peer. */
+    if (owner == PC_NO_INDEX || segment->state != PC_FINAL ||
+        pc_before(core, owner) == core->self || (owner != core->self && !segment->copied))
         return "a mark that cannot be";
-    if (owner != core->self && !segment->copied)
-        segment->mark_early = true; /* it overtook the copy on another link */
-    else if (segment->state == PC_FINAL)
-        mark_here(core, op, i);
-    else
-        return "a mark before the value";
+    mark_here(core, op, i);
     pc_start(core);
     return NULL;
 }

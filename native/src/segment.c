@@ -45,7 +45,9 @@ bool pc_copy_only(const struct pc_op *op, uint32_t segment) {
  */
 
 void pc_check_end(pc_core *core, struct pc_op *op) {
-    if (op->state == PC_RUNNING && op->marked_count == op->segment_count)
+    /* A member that lies about what it holds must not end an op whose memory is still to be sent.
+     */
+    if (op->state == PC_RUNNING && op->marked_count == op->segment_count && !op->values_queued)
         pc_op_end(core, op, PCCL_OK, "");
 }
 

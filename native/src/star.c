@@ -14,6 +14,7 @@
  * `copy_window` copies under way that were not preceded by parts.
  *
  * In a repaired view the holder is the owner and only COPY, ACK and MARK run again. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
@@ -230,9 +231,22 @@ static const char *on_part(pc_core *core, struct pc_op *op, uint32_t from,
     return NULL;
 }
 
-static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t i) {
+/* true: the first from that member. Counting alone would let one speak for all. */
+static bool first_ack(const pc_core *core, struct pc_op *op, uint32_t from, uint32_t i) {
+    size_t bit = (size_t)i * core->world + from;
+    if (!op->acked)
+        op->acked = calloc(((size_t)op->segment_count * core->world + 7) / 8, 1);
+    PC_ASSERT(op->acked); /* a bit per segment and member: the machine is done for */
+    uint8_t mask = (uint8_t)(1u << bit % 8);
+    bool first = !(op->acked[bit / 8] & mask);
+    op->acked[bit / 8] |= mask;
+    return first;
+}
+
+static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t from, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
-    if (pc_owner(core, op, i) != core->self || segment->state != PC_FINAL)
+    if (pc_owner(core, op, i) != core->self || segment->state != PC_FINAL || !segment->started ||
+        !first_ack(core, op, from, i))
         return "an acknowledgement that cannot be";
     if (++segment->acks + 1u < core->world)
         return NULL;
@@ -305,7 +319,7 @@ const char *pc_star_frame(pc_core *core, struct pc_op *op, uint32_t from,
     case PC_MARK:
         return on_mark(core, op, from, header->segment);
     case PC_ACK:
-        return on_ack(core, op, header->segment);
+        return on_ack(core, op, from, header->segment);
     default:
         if (buffer)
             pc_pool_put(&core->pool, buffer);

@@ -141,13 +141,15 @@ static void drop_transit(pc_core *core) {
 static void reset_op(struct pc_op *op) {
     op->starting = false;
     op->mismatched = false;
-    op->queued_count = 0;
+    op->queued_count = op->values_queued = 0;
     memset(op->known, 0, sizeof op->known);
     op->known_count = 0;
     op->first_from = op->odd_from = PC_NO_INDEX;
     op->next_run = 0;
     memset(op->ready_queued, 0, sizeof op->ready_queued);
     op->opened = 0;
+    free(op->acked);
+    op->acked = NULL;
     op->parked = NULL;
     op->parked_tail = &op->parked;
     op->eager_bytes = 0;
@@ -159,7 +161,7 @@ static void reset_op(struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         segment->started = segment->counted = segment->eager = false;
-        segment->copied = segment->mark_early = segment->open = false;
+        segment->copied = segment->sum_queued = segment->open = false;
         segment->parts_done = segment->acks = 0;
         segment->buffer = segment->early = NULL;
         segment->holder = PCCL_HOLDER_REDO;
@@ -181,34 +183,50 @@ static void forget_ended(pc_core *core, bool fresh) {
     }
 }
 
+/* A plan is made from what members report, and a member may lie. */
+static void end_wrongly_planned(pc_core *core, struct pc_op *op) {
+    pc_op_end(core, op, PCCL_PROTOCOL, "the view's plan contradicts what this peer holds");
+}
+
 static void all_held(pc_core *core, struct pc_op *op) {
-    for (uint32_t i = 0; i < op->segment_count; i++) {
-        PC_ASSERT(op->segments[i].state != PC_INTACT);
-        op->segments[i].state = PC_MARKED;
+    if (op->final_count < op->segment_count) {
+        end_wrongly_planned(core, op);
+        return;
     }
+    for (uint32_t i = 0; i < op->segment_count; i++)
+        op->segments[i].state = PC_MARKED;
     op->final_count = op->marked_count = op->segment_count;
     pc_check_end(core, op);
+}
+
+static bool contradicts(const struct pc_op *op, uint32_t i, int32_t holder) {
+    uint8_t state = op->segments[i].state;
+    if (holder == PCCL_HOLDER_ALL)
+        return state == PC_INTACT;
+    return holder == PCCL_HOLDER_REDO && state == PC_FINAL && op->desc.kind != PCCL_BROADCAST;
 }
 
 static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdict_copy *verdict) {
     if (verdict->holder_count && verdict->holder_count != op->segment_count)
         return; /* submitted late and differently: the descriptors will tell, nothing is added */
+    for (uint32_t i = 0; i < op->segment_count; i++)
+        if (contradicts(op, i, verdict->holder_count ? verdict->holders[i] : PCCL_HOLDER_REDO)) {
+            end_wrongly_planned(core, op);
+            return;
+        }
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         int32_t holder = verdict->holder_count ? verdict->holders[i] : PCCL_HOLDER_REDO;
         if (segment->state == PC_MARKED)
             continue;
         if (holder == PCCL_HOLDER_ALL) {
-            PC_ASSERT(segment->state == PC_FINAL);
             segment->state = PC_MARKED;
             op->marked_count++;
             continue;
         }
         op->result.repaired++;
-        if (holder == PCCL_HOLDER_REDO) {
-            PC_ASSERT(segment->state == PC_INTACT || op->desc.kind == PCCL_BROADCAST);
+        if (holder == PCCL_HOLDER_REDO)
             continue;
-        }
         PC_ASSERT((uint32_t)holder < core->world);
         segment->holder = holder;
         if (segment->state == PC_INTACT)
@@ -228,10 +246,12 @@ bool pc_view_apply(pc_core *core, struct pc_op *op) {
         pc_op_end(core, op, verdict->status, verdict->text);
         return true;
     }
-    if (verdict)
+    if (verdict) {
         apply_holders(core, op, verdict);
-    else if (op->desc.kind == PCCL_BROADCAST &&
-             pc_ring_index(core, op->desc.root_peer) == PC_NO_INDEX) {
+        if (op->state != PC_RUNNING)
+            return true;
+    } else if (op->desc.kind == PCCL_BROADCAST &&
+               pc_ring_index(core, op->desc.root_peer) == PC_NO_INDEX) {
         pc_op_end(core, op, PCCL_PEER_LOST, "the source of the broadcast is not a member any more");
         return true;
     }
