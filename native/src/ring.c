@@ -125,7 +125,8 @@ static const char *on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *bu
     if (owner == PC_NO_INDEX || owner == core->self || segment->state == PC_MARKED ||
         segment->copied || segment->sum_queued)
         wrong = "a copy that cannot be";
-    else if (segment->state == PC_FINAL && memcmp(pc_op_address(op, i), buffer->data, bytes) != 0)
+    else if (segment->state == PC_FINAL && bytes &&
+             memcmp(pc_op_address(op, i), buffer->data, bytes) != 0)
         wrong = "a copy that differs from the final value";
     if (wrong) {
         pc_pool_put(&core->pool, buffer);

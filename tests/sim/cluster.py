@@ -88,6 +88,7 @@ class Cluster:
         self.epoch = 0
         self.ring: list[int] = []
         self.bad: list[str] = []
+        self.broken: list[tuple[Node, int]] = []  # links that a core wants closed
         self.history: dict[int, tuple[int, ...]] = {}
         self.plan: tuple[int, dict[int, Any], int] | None = None
         for i in range(world):
@@ -113,6 +114,16 @@ class Cluster:
         there, back = Pipe(), Pipe()
         one.links[self.lib.pc_core_link_new(one.core, other.peer)] = Link(other.index, back, there)
         other.links[self.lib.pc_core_link_new(other.core, one.peer)] = Link(one.index, there, back)
+
+    def close(self, node: Node, link: int) -> Node:
+        """Frees both ends of a link; returns the far member."""
+        end = node.links.pop(link)
+        far = self.nodes[end.far]
+        other = next(k for k, v in far.links.items() if v.incoming is end.outgoing)
+        del far.links[other]
+        self.lib.pc_core_link_free(node.core, link)
+        self.lib.pc_core_link_free(far.core, other)
+        return far
 
     # ------------------------------------------------------------------ views
 
@@ -197,6 +208,7 @@ class Cluster:
                 )
             elif kind == EV_BAD:
                 self.bad.append(f"{node.index}: {self.ffi.string(event.event.reason).decode()}")
+                self.broken.append((node, event.which))
             elif kind == self.lib.PCCL_EVENT_REPAIRED:
                 node.repaired.add(event.event.epoch)
             elif kind == self.lib.PCCL_EVENT_MISMATCH:
