@@ -1,4 +1,4 @@
-"""Hostile peers against the C core: right checksums, absurd contents. Links may close, nothing dies.
+"""Hostile peers against the C core: right checksums, absurd contents. Links close, nothing dies.
 
 One or two members' streams are mutated between their core and the others': fields of frames are
 rewritten and the checksum is made right again, frames are made up, repeated, reordered, cut. What

@@ -37,23 +37,18 @@ def start(core: ModuleType, world: int, count: int, route: int) -> Cluster:
 
 
 @pytest.mark.parametrize("route", [RING, DIRECT])
-def test_an_op_does_not_end_while_its_memory_waits_to_be_sent(core: ModuleType, route: int) -> None:
-    """Of the two members the other finishes everything at once, before it was sent a byte."""
-    cluster = start(core, 2, 16, route)
-    victim = cluster.nodes[0]
-    say(cluster, 1, victim, ready(core, 1, 16, route, 2))
-    for segment in range(2):
-        for kind in (COPY, PART):
-            data = bytes(64)
-            say(cluster, 1, victim, frame(core, kind, 1, segment=segment, payload=data))
-    for segment in range(2):
-        say(cluster, 1, victim, frame(core, ACK, 1, segment=segment))
-        say(cluster, 1, victim, frame(core, MARK, 1, segment=segment))
-    ended_early = bool(victim.results)
-    assert not ended_early
-    for link in list(victim.links):  # nothing reads what is not there
-        while cluster.transmit(victim, link, 50):
-            pass
+def test_a_value_before_the_input_was_sent(core: ModuleType, route: int) -> None:
+    """Of two members the owner has the value at once; the other's input still waits to be sent."""
+    for count in range(1, 9):  # one of the two owns the only segment, by the size
+        cluster = start(core, 2, count, route)
+        victim = cluster.nodes[0]
+        say(cluster, 1, victim, ready(core, 1, count, route, 2))
+        value = frame(core, COPY, 1, payload=bytes(8 * count), contributors=2)
+        say(cluster, 1, victim, value)
+        assert not victim.results
+        for link in victim.links:  # nothing reads what is the caller's again
+            while cluster.transmit(victim, link, 50):
+                pass
 
 
 def owner_of_three(core: ModuleType) -> tuple[Cluster, Node]:
