@@ -11,11 +11,12 @@ from __future__ import annotations
 import random
 import struct
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.sim.cluster import AUTO, DIRECT, RING, STAR, Cluster, Node, Submission
+from tests.sim.cluster import AUTO, DIRECT, RAISED, RING, STABLE, STAR, Cluster, Node, Submission
 
 NAMED = 1 << 32
 SUM, COPY, MARK, READY, PART, ACK = range(1, 7)
@@ -213,6 +214,19 @@ class Hostile(Cluster):
             self.connect(node, far)
         self.broken.clear()
         return super().step()
+
+    def flush(self, node: Node) -> tuple[int, dict[int, dict[str, Any]]]:
+        """What the evil report of themselves need not be so either."""
+        stable, ops = super().flush(node)
+        if node.index not in self.evil or self.random.random() < 0.6:
+            return stable, ops
+        for row in ops.values():
+            if self.random.random() < 0.5:
+                row["final"] = [self.random.random() < 0.7 for _ in row["final"]]
+            if self.random.random() < 0.1:
+                row["status"] = self.random.choice((STABLE, RAISED))
+                row["code"] = 2
+        return stable + (self.random.random() < 0.2) * self.random.randrange(4), ops
 
     def drain(self, node: Node) -> None:
         super().drain(node)
