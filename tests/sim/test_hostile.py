@@ -94,6 +94,15 @@ def test_a_plan_made_of_lies_ends_the_op_and_not_the_process(core: ModuleType) -
         assert victim.results[1][0] == core.lib.PCCL_PROTOCOL
 
 
+def test_a_fresh_view_in_mid_op_ends_the_op_and_not_the_process(core: ModuleType) -> None:
+    cluster = start(core, 2, 16, AUTO)
+    victim = cluster.nodes[0]
+    cluster.epoch += 1
+    cluster.install(victim, {}, 0, fresh=True)
+    cluster.drain(victim)
+    assert victim.results[1][0] == core.lib.PCCL_PROTOCOL
+
+
 def test_ops_that_others_announce_leave_room_for_ours(core: ModuleType) -> None:
     cluster = Cluster(core, 2, 1)
     cluster.install_first()
