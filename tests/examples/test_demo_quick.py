@@ -32,12 +32,12 @@ def demo(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[st
     """Runs it from another folder, as a user may."""
     return subprocess.run(
         (*COMMAND, *args),
-        cwd=folder, env=clean_environment(**env), capture_output=True, text=True, timeout=110,
+        cwd=folder, env=clean_environment(**env), capture_output=True, text=True, timeout=230,
         check=False,
     )  # fmt: skip
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(250)
 def test_the_demo_at_a_reduced_size(tmp_path: Path) -> None:
     done = demo(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

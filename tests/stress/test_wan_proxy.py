@@ -44,12 +44,15 @@ def test_delay_is_right_and_can_be_changed() -> None:
     with wan.ProxyNetwork(2, rtt_ms=60) as net, connected(net) as (here, there):
         for rtt_ms in (60, 20):
             net.set(rtt_ms=rtt_ms)
-            start_s = time.monotonic()
-            here.sendall(b"?")
-            assert there.recv(9) == b"?"
-            there.sendall(b"!")
-            assert here.recv(9) == b"!"
-            assert rtt_ms <= (time.monotonic() - start_s) * 1e3 < rtt_ms + 12
+            times = []
+            for _ in range(9):
+                start_s = time.monotonic()
+                here.sendall(b"?")
+                assert there.recv(9) == b"?"
+                there.sendall(b"!")
+                assert here.recv(9) == b"!"
+                times.append((time.monotonic() - start_s) * 1e3)
+            assert rtt_ms <= min(times) < rtt_ms + 12
 
 
 @pytest.mark.parametrize(("rate", "flow"), [(80.0, 0.0), (1000.0, 40.0)])
