@@ -1,6 +1,6 @@
 /* pccl.h: the whole C ABI of pccl-py's data plane, and its manual.
  *
- * An engine is one peer's end of the data plane: one listening port, links to its ring neighbours,
+ * An engine is one peer's end of the data plane: one listening port, links to other members,
  * and the collectives in flight. It decides nothing about membership: it is given views, told to
  * flush, and reports evidence as events; the control plane (Python) talks to the coordinator.
  *

@@ -93,7 +93,6 @@ struct pc_op {
     bool starting;   /* in the start list */
     bool mismatched; /* a peer's descriptor differs: nobody's frames are added */
     bool timed_out;
-    bool in_plan;   /* the view's plan asks for segments of it (counts for Repaired) */
     uint8_t events; /* which events wait, bits PC_OP_EVENT_* */
     bool event_queued;
     uint32_t queued_count;  /* frames of it in the links' queues */
