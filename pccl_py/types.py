@@ -49,6 +49,21 @@ def op_text(op: int) -> str:
     return f"{what} of context {context}" if context else what
 
 
+class Kind(enum.IntEnum):
+    """Collectives, numbered as in pccl.h (a barrier is an all_reduce of nothing)."""
+
+    ALL_REDUCE = 0
+    BROADCAST = 1
+    REDUCE = 2
+    ALL_GATHER = 3
+    REDUCE_SCATTER = 4
+    GATHER = 5
+    SCATTER = 6
+    ALL_TO_ALL = 7
+    SEND = 8
+    RECV = 9
+
+
 class ReduceOp(enum.IntEnum):
     """Reductions, numbered as in pccl.h."""
 
