@@ -1,6 +1,6 @@
-"""What a user passes as a tensor -> where it lies and what it holds (layer 3).
+"""What a user passes as a tensor, or as one per rank -> where it lies and what it holds (layer 3).
 
-Called by the communicator for every op. It looks, checks and refuses; it copies nothing and must
+Called by the collectives for every op. It looks, checks and refuses; it copies nothing and must
 not know what an op does. torch is never imported here: whoever passes a torch tensor has done so.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pccl_py.errors import UsageError
@@ -38,8 +39,8 @@ SUPPORTED = ", ".join(_NUMPY)
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A contiguous, writable piece of memory. address: 0 only if empty; count: elements; shape: as
-    the user sees it; owner: keeps the memory alive."""
+    """A contiguous piece of memory. address: 0 only if empty; count: elements; shape: as the user
+    sees it; owner: keeps the memory alive."""
 
     address: int
     count: int
@@ -51,9 +52,26 @@ class Buffer:
     def nbytes(self) -> int:
         return self.count * _BYTES[self.dtype]
 
+    def overlaps(self, other: Buffer) -> bool:
+        """Whether they share a byte."""
+        return (
+            self.address < other.address + other.nbytes
+            and other.address < self.address + self.nbytes
+        )
 
-def of(value: object) -> Buffer:
-    """The buffer of a torch tensor (CPU), a numpy array, or any writable buffer (untyped: uint8).
+    def is_at(self, other: Buffer) -> bool:
+        """Whether they are the same elements of the same memory."""
+        return (self.address, self.count) == (other.address, other.count)
+
+    def part(self, start: int, count: int) -> Buffer:
+        """Elements start to start + count, flat."""
+        address = self.address + start * _BYTES[self.dtype] if count else 0
+        return Buffer(address, count, self.dtype, (count,), self.owner)
+
+
+def of(value: object, *, writable: bool = True) -> Buffer:
+    """The buffer of a torch tensor (CPU), a numpy array, or anything with the buffer protocol
+    (untyped: uint8). writable: False for what is only read; read-only memory will do.
 
     Raises UsageError naming what is wrong: not contiguous, read-only, an unsupported dtype, another
     device, not a tensor at all.
@@ -63,8 +81,26 @@ def of(value: object) -> Buffer:
         return _of_torch(value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
-        return _of_numpy(value)
-    return _of_view(value)
+        return _of_numpy(value, writable)
+    return _of_view(value, writable)
+
+
+def of_each(what: str, values: Sequence[object], *, writable: bool = True) -> tuple[Buffer, ...]:
+    """The buffers of a list of tensors, all of one dtype. Raises UsageError naming `what` and the
+    place in it."""
+    found: list[Buffer] = []
+    for i, value in enumerate(values):
+        try:
+            buffer = of(value, writable=writable)
+        except UsageError as error:
+            raise UsageError(f"{what}[{i}]: {error}") from None
+        if found and buffer.dtype != found[0].dtype:
+            raise UsageError(
+                f"{what}[{i}] is {buffer.dtype.name.lower()} and {what}[0] "
+                f"{found[0].dtype.name.lower()}: one op has one dtype"
+            )
+        found.append(buffer)
+    return tuple(found)
 
 
 def _dtype(name: str) -> DType:
@@ -98,7 +134,7 @@ def _of_torch(tensor: object) -> Buffer:
     return Buffer(address, tensor.numel(), dtype, tuple(tensor.shape), tensor)
 
 
-def _of_numpy(array: object) -> Buffer:
+def _of_numpy(array: object, writable: bool) -> Buffer:
     import numpy as np
 
     assert isinstance(array, np.ndarray)
@@ -107,14 +143,14 @@ def _of_numpy(array: object) -> Buffer:
     dtype = _dtype(array.dtype.name)
     if not array.flags.c_contiguous:
         raise UsageError("the array is not contiguous: pass numpy.ascontiguousarray(a) instead")
-    if not array.flags.writeable:
+    if writable and not array.flags.writeable:
         raise UsageError("the array is read-only: results are written in place, pass a copy")
     if not array.flags.aligned:
         raise UsageError("the array is not aligned to its dtype: pass a copy")
     return Buffer(array.ctypes.data if array.size else 0, array.size, dtype, array.shape, array)
 
 
-def _of_view(value: object) -> Buffer:
+def _of_view(value: object, writable: bool) -> Buffer:
     try:
         view = memoryview(value)  # type: ignore[arg-type]
     except TypeError:
@@ -122,7 +158,7 @@ def _of_view(value: object) -> Buffer:
         raise UsageError(
             f"{kind} is not a tensor: pass a torch tensor, a numpy array or a writable buffer"
         ) from None
-    if view.readonly:
+    if writable and view.readonly:
         raise UsageError("the buffer is read-only: results are written in place, pass a copy")
     if not view.c_contiguous:
         raise UsageError("the buffer is not contiguous: pass a contiguous copy")
@@ -134,7 +170,15 @@ def _of_view(value: object) -> Buffer:
     shape = tuple(view.shape) if view.shape is not None else (count,)
     if not count:
         return Buffer(0, 0, dtype, shape, value)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    address = _address(view)
     if address % view.itemsize:
         raise UsageError("the buffer is not aligned to its element size: pass a copy")
     return Buffer(address, count, dtype, shape, view)
+
+
+def _address(view: memoryview) -> int:
+    if not view.readonly:
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+    import numpy as np  # ctypes does not look at read-only memory
+
+    return int(np.frombuffer(view, np.uint8).ctypes.data)
