@@ -42,6 +42,11 @@ def covered(op: int, stable: int) -> bool:
     return op <= stable
 
 
+def context_of(op: int) -> int:
+    """The context that an op id is of: 0 is the whole group's."""
+    return op >> _CONTEXT_SHIFT
+
+
 def op_text(op: int) -> str:
     """An op as people read it."""
     context, number = op >> _CONTEXT_SHIFT, op & (_NAMED - 1)
@@ -107,6 +112,23 @@ def members_text(members: Sequence[Member], limit: int = 8) -> str:
     text = ", ".join(str(member) for member in members[:limit])
     more = len(members) - limit
     return f"{text} and {more} more" if more > 0 else text
+
+
+class OnLoss(enum.IntEnum):
+    """What the loss of a participant does to an op; each report of an op says it (VIEWS §1)."""
+
+    REPAIR = 0  # all_reduce, barrier: goes on without it; reduce (has a root): the root must live
+    STRICT = 1  # all_reduce(strict=True): a member lost and a segment final nowhere -> PeerLost
+    FIXED = 2  # all_gather, reduce_scatter: one gone and a segment final nowhere -> PeerLost
+    EXCHANGE = 3  # all_to_all: one gone and its blocks not with all -> PeerLost
+    TO_ROOT = 4  # gather, send/recv: root is the destination
+    FROM_ROOT = 5  # scatter: root is the source
+    SPREAD = 6  # broadcast: root is the source, whose copy is whole from the start
+
+    @property
+    def is_exchange(self) -> bool:
+        """Whether the report's `final` has a bit per ring member instead of one per segment."""
+        return self in (OnLoss.EXCHANGE, OnLoss.TO_ROOT, OnLoss.FROM_ROOT)
 
 
 class Outcome(enum.IntEnum):

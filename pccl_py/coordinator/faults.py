@@ -5,7 +5,7 @@ connection and nobody else anything.
 
 from __future__ import annotations
 
-from pccl_py.coordinator.state import GROUP_MAX, KEYS_MAX, OPS_MAX, SEGMENTS_MAX
+from pccl_py.coordinator.state import CONTEXT_MAX, GROUP_MAX, KEYS_MAX, OPS_MAX, SEGMENTS_MAX
 from pccl_py.protocol.messages import (
     Answer,
     At,
@@ -64,9 +64,22 @@ def _answer(message: Answer) -> str:
         return "Answer with too many entries"
     if message.submitted < 0 or message.stable < 0:
         return "Answer with a negative number"
+    fault = _contexts(message.contexts)
+    if fault:
+        return fault
     if len({report.op for report in message.ops}) != len(message.ops):
         return "Answer with an op twice"
     return next((fault for report in message.ops if (fault := _report(report))), "")
+
+
+def _contexts(contexts: tuple[tuple[int, int], ...]) -> str:
+    if len(contexts) > OPS_MAX:
+        return "Answer with too many entries"
+    if not all(0 < context < CONTEXT_MAX and stable >= 0 for context, stable in contexts):
+        return "a context or its stable out of range"
+    if len(dict(contexts)) != len(contexts):
+        return "Answer with a context twice"
+    return ""
 
 
 def _report(report: OpReport) -> str:
@@ -74,6 +87,8 @@ def _report(report: OpReport) -> str:
         return "an op or its number of segments out of range"
     if report.status is OpStatus.RUNNING and len(report.final) != (report.segments + 7) // 8:
         return "a bitmap whose size does not match the number of segments"
+    if len(report.among) > GROUP_MAX // 8:
+        return "an op among more members than a group may have"
     return ""
 
 

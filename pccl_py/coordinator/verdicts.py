@@ -17,6 +17,7 @@ from pccl_py.types import (
     REDO,
     GroupRecord,
     Member,
+    OnLoss,
     Outcome,
     PeerId,
     Record,
@@ -174,7 +175,7 @@ def _abort(
     if retriable and timed_out(case.timeouts, op, reports):
         text = _late_text(case, op, reports)
         return Verdict(op, Outcome.ABORT, code=Code.DEADLINE_EXCEEDED, text=text)
-    strict = not root and any(report.strict for report in reports.values())
+    strict = not root and any(report.on_loss is OnLoss.STRICT for report in reports.values())
     if strict and case.lost and somewhere != everything:
         text = _lost_text(case, op, case.lost[0])
         return Verdict(op, Outcome.ABORT, code=Code.PEER_LOST, text=text)

@@ -29,7 +29,7 @@ from pccl_py.peer.events import (
     OpTimedOut,
 )
 from pccl_py.protocol.messages import OpReport, OpStatus
-from pccl_py.types import OpInfo, PeerId, Record, ReduceOp, op_text
+from pccl_py.types import OnLoss, OpInfo, PeerId, Record, ReduceOp, op_text
 
 ffi: Any = _ffi
 lib: Any = _lib
@@ -369,7 +369,7 @@ class Engine:
         report = out[0]
         try:
             ops = tuple(_op_report(report.ops[i]) for i in range(report.op_count))
-            return Flushed(report.epoch, report.submitted, report.stable, ops)
+            return Flushed(report.epoch, report.submitted, report.stable, (), ops)
         finally:
             lib.pccl_report_free(report)
 
@@ -400,13 +400,15 @@ def check_size(buffer: Buffer) -> None:
 
 
 def _op_report(row: Any) -> OpReport:
+    on_loss = OnLoss.STRICT if row.strict else OnLoss.REPAIR
     return OpReport(
         op=row.op,
         status=OpStatus(row.status),
         segments=row.segments,
         final=bytes(ffi.buffer(row.final, (row.segments + 7) // 8)),
-        strict=bool(row.strict),
+        on_loss=OnLoss.SPREAD if row.root_peer else on_loss,
         root=PeerId(row.root_peer),
+        among=b"",
         timed_out=bool(row.timed_out),
         code=row.code,
         text="",

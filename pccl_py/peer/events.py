@@ -71,6 +71,7 @@ class Flushed:
     epoch: int
     submitted: int
     stable: int
+    contexts: tuple[tuple[int, int], ...]
     ops: tuple[OpReport, ...]
 
 

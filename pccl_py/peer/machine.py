@@ -302,7 +302,13 @@ def _flushed(turn: Turn, event: Flushed) -> None:
     )
     turn.send(
         Answer(
-            event.epoch, event.submitted, event.stable, event.ops, tuple(state.lost), state.leaving
+            event.epoch,
+            event.submitted,
+            event.stable,
+            event.contexts,
+            event.ops,
+            tuple(state.lost),
+            state.leaving,
         )
     )
 

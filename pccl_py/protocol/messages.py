@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from pccl_py.types import PeerId, Record
+from pccl_py.types import OnLoss, PeerId, Record
 
 Round = tuple[int, int]
 
@@ -100,17 +100,22 @@ class Leave:
 @dataclass(frozen=True, slots=True)
 class OpReport:
     """One op in an Answer. op: engine op id; segments: how many it has; final: bitmap, bit i (least
-    significant first) is segment i; strict: raise PeerLost instead of repairing (any segment that
-    is final nowhere); root: the peer whose data this op spreads (broadcast), else 0: an op whose
-    root is gone aborts with PeerLost unless each segment is final somewhere; timed_out: the
-    caller's deadline has passed; code, text: of the error if RAISED."""
+    significant first) is segment i; on_loss: what the loss of a participant does to it; root: the
+    peer that it cannot do without (the source of a broadcast or scatter, the destination of a
+    reduce, gather or send), else 0; among: its participants as a bitmap over the group's ring in
+    the record of the answer's epoch, b"" for the whole group; timed_out: the caller's deadline has
+    passed; code, text: of the error if RAISED.
+
+    For exchanges (on_loss.is_exchange) segments is the length of that ring, and bit r of final says
+    "I hold all that ring member r is to send me", set for those that send nothing."""
 
     op: int
     status: OpStatus
     segments: int
     final: bytes
-    strict: bool
+    on_loss: OnLoss
     root: PeerId
+    among: bytes
     timed_out: bool
     code: int
     text: str
@@ -119,12 +124,15 @@ class OpReport:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """To `Flush(epoch)`. submitted: unnamed ops submitted in this line; stable: every unnamed op up
-    to it is known to be held by all; ops: all others that are submitted and not forgotten;
-    unreachable: members to which this peer has a broken link; leaving: wishes to leave."""
+    to it is known to be held by all; contexts: (context, stable) likewise for contexts other than
+    0, each once, where "all" are an op's participants; ops: all others that are submitted and not
+    forgotten; unreachable: members to which this peer has a broken link; leaving: wishes to
+    leave."""
 
     epoch: int
     submitted: int
     stable: int
+    contexts: tuple[tuple[int, int], ...]
     ops: tuple[OpReport, ...]
     unreachable: tuple[PeerId, ...]
     leaving: bool

@@ -29,6 +29,7 @@ RUN_BYTES_MAX = 128
 HOST_BYTES_MAX = 63
 KEY_BYTES_MAX = 1024
 SEGMENTS_MAX = 65536
+RING_MAX = 1024
 
 _TEXT_MAX = {
     "name": NAME_BYTES_MAX,
@@ -46,6 +47,7 @@ _BYTES_SIZES: dict[str, tuple[int, int]] = {
     "proof": (0, 32),
     "digest": (16, 16),
     "final": (0, SEGMENTS_MAX // 8),
+    "among": (0, RING_MAX // 8),
 }
 
 _INT_RANGES: dict[str, tuple[int, int]] = {
@@ -57,6 +59,7 @@ _INT_RANGES: dict[str, tuple[int, int]] = {
     "segments": (0, SEGMENTS_MAX),
     "submitted": (0, U32_MAX),
     "stable": (0, U32_MAX),
+    "contexts": (0, U32_MAX),
 }
 """Other integers are u64. The engine counts ops in 32 bits."""
 

@@ -218,7 +218,7 @@ def test_death_of_a_member_flushes_the_others_at_once() -> None:
             victim.kill()
             # A lost control connection may be a hiccup: the machine gives it 0.4 of 5 s to return.
             assert one.await_kind(Flush, timeout_s=4.0) == Flush(1)
-        one.send(Answer(1, 0, 0, (), (), False))
+        one.send(Answer(1, 0, 0, (), (), (), False))
         record = one.await_kind(Install).record
         assert (record.epoch, [member.name for member in record.members]) == (2, ["one"])
 
@@ -236,7 +236,7 @@ def test_killed_coordinator_goes_on_with_its_journal(tmp_path: Path) -> None:
             one.send(replace(one_hello, epoch=1))
             one.send(Leave(1))
             assert one.await_kind(Flush) == Flush(1)
-            one.send(Answer(1, 0, 0, (), (), True))
+            one.send(Answer(1, 0, 0, (), (), (), True))
             one.await_kind(Bye)
 
 

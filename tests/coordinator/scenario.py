@@ -9,7 +9,8 @@ other messages carry the epoch and round that the coordinator last spoke of, unl
     > a sp PASSED SUBMITTED | at POSITION
     > a mismatch OP b FIELD MINE THEIRS | offer SEQ REVISION key=digit ...
     > a answer [epoch=N] [stable=N] [unreachable=b] [leaving] OP=R:01 OP=S:2 OP=X:2 (bits: segment 0
-      first; S stable, X raised: number of segments; then :late :strict :root=b)
+      first; S stable, X raised: number of segments; then :late :root=b :among=a,b
+      and a class of loss :strict :fixed :exchange :to_root :from_root; with a root: :spread)
     > wait SECONDS | restart | status
 """
 
@@ -23,7 +24,7 @@ from pccl_py.coordinator import invariants, machine
 from pccl_py.coordinator.state import Config, State, initial
 from pccl_py.errors import Code
 from pccl_py.protocol import messages as m
-from pccl_py.types import HELD_BY_ALL, REDO, Outcome, PeerId, Record, Verdict
+from pccl_py.types import HELD_BY_ALL, REDO, OnLoss, Outcome, PeerId, Record, Verdict
 
 CONFIG = Config(run=None, detection_s=5.0, deadline_s=600.0)
 
@@ -154,6 +155,7 @@ class Stage:
             epoch,
             submitted=max([stable, *(r.op for r in reports if r.op < 1 << 32)]),
             stable=stable,
+            contexts=(),
             ops=reports,
             unreachable=(self.id(lost),) if lost else (),
             leaving="leaving" in options,
@@ -171,12 +173,30 @@ class Stage:
             status=status,
             segments=count,
             final=bits.to_bytes((count + 7) // 8, "little"),
-            strict="strict" in flags,
+            on_loss=self.on_loss(flags),
             root=self.id(root) if root else PeerId(0),
+            among=self.among(flags),
             timed_out="late" in flags,
             code=Code.PEER_LOST if raised else 0,
             text="raised" if raised else "",
         )
+
+    def on_loss(self, flags: list[str]) -> OnLoss:
+        """The class as a flag; without one: SPREAD if there is a root, else REPAIR."""
+        told = next((flag for flag in flags if flag.upper() in OnLoss.__members__), "")
+        rooted = any(flag.startswith("root=") for flag in flags)
+        return OnLoss[told.upper()] if told else OnLoss.SPREAD if rooted else OnLoss.REPAIR
+
+    def among(self, flags: list[str]) -> bytes:
+        """`among=a,b` as a bitmap over the ring of a's group; nothing for the whole group."""
+        told = next((flag[6:] for flag in flags if flag.startswith("among=")), "")
+        if not told:
+            return b""
+        peers = [self.id(name) for name in told.split(",")]
+        assert self.state.record is not None
+        ring = self.state.record.of_group(self.state.members[peers[0]].group).ring
+        bits = sum(1 << ring.index(peer) for peer in peers)
+        return bits.to_bytes((len(ring) + 7) // 8, "little")
 
     def id(self, name: str) -> PeerId:
         return PeerId(self.ids[name])

@@ -14,7 +14,7 @@ from pccl_py.coordinator import faults, invariants, machine, shared_state
 from pccl_py.coordinator.state import PENDING_MAX, Config, State, initial
 from pccl_py.errors import Code
 from pccl_py.protocol import messages as m
-from pccl_py.types import Member, PeerId
+from pccl_py.types import Member, OnLoss, PeerId
 
 RUNNING = m.OpStatus.RUNNING
 
@@ -39,15 +39,15 @@ def formed(count: int) -> State:
 
 
 def report(op: int, segments: int, final: bytes) -> m.OpReport:
-    return m.OpReport(op, RUNNING, segments, final, False, PeerId(0), False, 0, "")
+    return m.OpReport(op, RUNNING, segments, final, OnLoss.REPAIR, PeerId(0), b"", False, 0, "")
 
 
 MALFORMED: list[m.Message] = [
-    m.Answer(1, 1, 0, (report(1, 9, b"\0"),), (), False),
-    m.Answer(1, 1, 0, (report(1, 1 << 20, b""),), (), False),
-    m.Answer(1, 1, 0, (report(1, 1, b"\1"), report(1, 1, b"\1")), (), False),
-    m.Answer(1, 1, -1, (), (), False),
-    m.Answer(1, 1, 0, (report(0, 1, b"\1"),), (), False),
+    m.Answer(1, 1, 0, (), (report(1, 9, b"\0"),), (), False),
+    m.Answer(1, 1, 0, (), (report(1, 1 << 20, b""),), (), False),
+    m.Answer(1, 1, 0, (), (report(1, 1, b"\1"), report(1, 1, b"\1")), (), False),
+    m.Answer(1, 1, -1, (), (), (), False),
+    m.Answer(1, 1, 0, (), (report(0, 1, b"\1"),), (), False),
     m.Sp(1, (1, 1), -2, 0),
     m.At(1, (1, 1), -1),
     m.Timeout(1, 1 << 64, ""),
@@ -76,7 +76,7 @@ def test_malformed_costs_its_sender_the_connection(message: m.Message) -> None:
 
 
 def test_well_formed_has_no_fault() -> None:
-    assert faults.find(m.Answer(1, 1, 0, (report(1, 9, b"\0\0"),), (), False)) == ""
+    assert faults.find(m.Answer(1, 1, 0, (), (report(1, 9, b"\0\0"),), (), False)) == ""
     assert faults.find(hello(1)) == ""
 
 
@@ -173,7 +173,9 @@ MESSAGES = st.one_of(
     st.builds(m.Refresh, EPOCHS),
     st.builds(m.Repaired, EPOCHS),
     st.builds(
-        lambda e, final, leaving: m.Answer(e, 1, 0, (report(1, 2, bytes([final])),), (), leaving),
+        lambda e, final, leaving: m.Answer(
+            e, 1, 0, (), (report(1, 2, bytes([final])),), (), leaving
+        ),
         EPOCHS,
         st.integers(0, 3),
         st.booleans(),

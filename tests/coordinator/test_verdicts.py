@@ -16,6 +16,7 @@ from pccl_py.types import (
     REDO,
     GroupRecord,
     Member,
+    OnLoss,
     Outcome,
     PeerId,
     Verdict,
@@ -32,16 +33,20 @@ NAMED = op_id(7, named=True)
 def running(op: int, bits: str, **fields: object) -> OpReport:
     mask = int(bits[::-1], 2) if bits else 0
     final = mask.to_bytes((len(bits) + 7) // 8, "little")
-    report = OpReport(op, OpStatus.RUNNING, len(bits), final, False, PeerId(0), False, 0, "")
+    report = OpReport(
+        op, OpStatus.RUNNING, len(bits), final, OnLoss.REPAIR, PeerId(0), b"", False, 0, ""
+    )
     return replace(report, **fields)  # type: ignore[arg-type]
 
 
 def ended(op: int, status: OpStatus, code: int = 0) -> OpReport:
-    return OpReport(op, status, 2, b"", False, PeerId(0), False, code, "why" if code else "")
+    return OpReport(
+        op, status, 2, b"", OnLoss.REPAIR, PeerId(0), b"", False, code, "why" if code else ""
+    )
 
 
 def answer(*reports: OpReport, stable: int = 0) -> Answer:
-    return Answer(1, 9, stable, reports, (), False)
+    return Answer(1, 9, stable, (), reports, (), False)
 
 
 def case(answers: dict[PeerId, Answer], **fields: object) -> Case:
@@ -129,26 +134,26 @@ def test_unequal_segment_counts_are_a_mismatch() -> None:
 
 def test_strict_needs_every_segment_once() -> None:
     strict = {
-        A: answer(running(1, "10", strict=True)),
-        B: answer(running(1, "00", strict=True)),
+        A: answer(running(1, "10", on_loss=OnLoss.STRICT)),
+        B: answer(running(1, "00", on_loss=OnLoss.STRICT)),
     }
     assert only(case(strict, lost=(C,))).code == Code.PEER_LOST
     assert only(case(strict)).outcome is Outcome.RUN
-    whole = {**strict, B: answer(running(1, "01", strict=True))}
+    whole = {**strict, B: answer(running(1, "01", on_loss=OnLoss.STRICT))}
     assert only(case(whole, lost=(C,))).holders == (0, 1)
 
 
 def test_broadcast_without_its_root() -> None:
-    part = {A: answer(running(1, "10", root=C)), B: answer()}
+    part = {A: answer(running(1, "10", on_loss=OnLoss.SPREAD, root=C)), B: answer()}
     assert only(case(part, lost=(C,))).code == Code.PEER_LOST
-    whole = {A: answer(running(1, "11", root=C)), B: answer()}
+    whole = {A: answer(running(1, "11", on_loss=OnLoss.SPREAD, root=C)), B: answer()}
     assert only(case(whole, lost=(C,))).holders == (0, 0)
 
 
 def test_broadcast_is_served_by_its_root() -> None:
     reports = {
-        A: answer(running(1, "11", root=B)),
-        B: answer(running(1, "11", root=B)),
+        A: answer(running(1, "11", on_loss=OnLoss.SPREAD, root=B)),
+        B: answer(running(1, "11", on_loss=OnLoss.SPREAD, root=B)),
         C: answer(),
     }
     assert only(case(reports)).holders == (1, 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pccl_py.protocol.messages import OpReport, OpStatus
-from pccl_py.types import HELD_BY_ALL, REDO, Outcome, PeerId, Record, Verdict
+from pccl_py.types import HELD_BY_ALL, REDO, OnLoss, Outcome, PeerId, Record, Verdict
 
 RUNNING, OK, ERROR = 0, 1, 2
 
@@ -242,12 +242,19 @@ def _report(engine: Engine, op: Op) -> OpReport:
         status=status,
         segments=engine.segments,
         final=bits.to_bytes((engine.segments + 7) // 8, "little"),
-        strict=engine.strict,
+        on_loss=_on_loss(engine, op),
         root=PeerId(op.root),
+        among=b"",
         timed_out=op.timed_out,
         code=op.code,
         text="",
     )
+
+
+def _on_loss(engine: Engine, op: Op) -> OnLoss:
+    if op.root:
+        return OnLoss.SPREAD
+    return OnLoss.STRICT if engine.strict else OnLoss.REPAIR
 
 
 def install(engine: Engine, record: Record) -> Draft:

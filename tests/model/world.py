@@ -227,7 +227,7 @@ class Model:
         elif isinstance(action, pe.FlushEngine):
             engine, (submitted, stable, reports) = eng.flush(self.es.items[player.engine])
             world = self._player(world, index, engine=self.es.add(engine))
-            return self._p(world, index, pe.Flushed(action.epoch, submitted, stable, reports))
+            return self._p(world, index, pe.Flushed(action.epoch, submitted, stable, (), reports))
         elif isinstance(action, pe.Resume):
             return self._player(world, index, pc=self._next_pc(world, index))
         return world

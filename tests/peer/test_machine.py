@@ -86,9 +86,9 @@ def test_the_answer_waits_for_the_engine(member: Rig) -> None:
     assert member.get(m.Flush(1)) == [pe.FlushEngine(1)]
     assert member.get(m.Flush(1)) == [pe.FlushEngine(1)]
     member.feed(pe.LinkLost(1, OTHER, "reset"))
-    (answer,) = member.said(pe.Flushed(1, 2, 1, ()))
-    assert answer == m.Answer(1, 2, 1, (), (OTHER,), False)
-    assert member.said(pe.Flushed(0, 2, 1, ())) == []
+    (answer,) = member.said(pe.Flushed(1, 2, 1, ((5, 3),), ()))
+    assert answer == m.Answer(1, 2, 1, ((5, 3),), (), (OTHER,), False)
+    assert member.said(pe.Flushed(0, 2, 1, (), ())) == []
 
 
 def test_a_flush_of_another_epoch_is_nothing(member: Rig) -> None:
@@ -136,7 +136,7 @@ def test_a_verdict_ends_a_time_out(member: Rig, verdict: Verdict, asks_again: bo
 def test_an_op_that_has_ended_is_no_wish(member: Rig) -> None:
     member.feed(pe.OpTimedOut(3, "slow"))
     member.get(m.Flush(1))
-    member.feed(pe.Flushed(1, 3, 3, ()))
+    member.feed(pe.Flushed(1, 3, 3, (), ()))
     assert member.state.timed_out == {}
 
 

@@ -42,7 +42,7 @@ from pccl_py.protocol.messages import (
     Timeout,
     Waiting,
 )
-from pccl_py.types import GroupRecord, Member, Outcome, PeerId, Record, Verdict
+from pccl_py.types import GroupRecord, Member, OnLoss, Outcome, PeerId, Record, Verdict
 from tests.protocol.strategies import messages
 
 NONCE = bytes(range(16))
@@ -66,63 +66,68 @@ GOLDEN: tuple[tuple[Message, str], ...] = (
     (
         HELLO,
         (
-            "9e0101a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
+            "9e0201a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
             "030405060708090a0b0c0d0e0fc420aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
             "aaaaaaaaaa"
         ),
     ),
-    (Lost(5, ONE, "reset"), "9501020501a57265736574"),
-    (Timeout(5, 6, "waiting for b"), "9501030506ad77616974696e6720666f722062"),
+    (Lost(5, ONE, "reset"), "9502020501a57265736574"),
+    (Timeout(5, 6, "waiting for b"), "9502030506ad77616974696e6720666f722062"),
     (
         Mismatch(5, 6, TWO, "dtype", "float32", "int8"),
-        "9801040506cffedcba9876543210a56474797065a7666c6f61743332a4696e7438",
+        "9802040506cffedcba9876543210a56474797065a7666c6f61743332a4696e7438",
     ),
-    (Refresh(5), "93010505"),
-    (Leave(5), "93010605"),
+    (Refresh(5), "93020505"),
+    (Leave(5), "93020605"),
     (
         Answer(
             5,
             9,
             7,
+            ((5, 3),),
             (
-                OpReport(8, OpStatus.RUNNING, 9, b"\xff\x01", True, ONE, False, 0, ""),
-                OpReport(9, OpStatus.RAISED, 1, b"\x00", False, PeerId(0), True, 3, "late"),
+                OpReport(
+                    8, OpStatus.RUNNING, 9, b"\xff\x01", OnLoss.SPREAD, ONE, b"\x03", False, 0, ""
+                ),
+                OpReport(
+                    9, OpStatus.RAISED, 1, b"\x00", OnLoss.REPAIR, PeerId(0), b"", True, 3, "late"
+                ),
             ),
             (TWO,),
             False,
         ),
         (
-            "9801070509079299080009c402ff01c301c200a099090201c40100c200c303a46c61746591cffedcba98"
-            "76543210c2"
+            "99020705090791920503929a080009c402ff010601c40103c200a09a090201c401000000c400c303a46c61"
+            "746591cffedcba9876543210c2"
         ),
     ),
-    (Sp(5, (1, 2), -1, 3), "96010805920102ff03"),
-    (At(5, (1, 2), 4), "9501090592010204"),
-    (Repaired(5), "93010a05"),
+    (Sp(5, (1, 2), -1, 3), "96020805920102ff03"),
+    (At(5, (1, 2), 4), "9502090592010204"),
+    (Repaired(5), "93020a05"),
     (
         Offer(5, 1, 40, (StateKey("w", NONCE),)),
-        "96010b0501289192a177c410000102030405060708090a0b0c0d0e0f",
+        "96020b0501289192a177c410000102030405060708090a0b0c0d0e0f",
     ),
-    (StatusRequest("run", NONCE, b""), "95010ca372756ec410000102030405060708090a0b0c0d0e0fc400"),
-    (Refused(1, "no"), "94014001a26e6f"),
-    (Waiting("for b"), "930141a5666f722062"),
+    (StatusRequest("run", NONCE, b""), "95020ca372756ec410000102030405060708090a0b0c0d0e0fc400"),
+    (Refused(1, "no"), "94024001a26e6f"),
+    (Waiting("for b"), "930241a5666f722062"),
     (
         Install(RECORD),
         (
-            "930142960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
+            "930242960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
             "089194a1679201cffedcba987654321003929504009300fffe00a09505029003a46c617465919201cffe"
             "dcba9876543210"
         ),
     ),
-    (Flush(5), "93014305"),
-    (Ask(5, (1, 2)), "94014405920102"),
-    (Target(5, (1, 2), 4), "9501450592010204"),
-    (Release(5, (1, 2)), "94014605920102"),
-    (StatePlan(5, 1, 40, ONE, ("w",)), "9701470501280191a177"),
-    (StateError(5, 1, "keys differ"), "9501480501ab6b65797320646966666572"),
-    (Bye(), "920149"),
-    (EvictedMsg("silent"), "93014aa673696c656e74"),
-    (Status("{}"), "93014ba27b7d"),
+    (Flush(5), "93024305"),
+    (Ask(5, (1, 2)), "94024405920102"),
+    (Target(5, (1, 2), 4), "9502450592010204"),
+    (Release(5, (1, 2)), "94024605920102"),
+    (StatePlan(5, 1, 40, ONE, ("w",)), "9702470501280191a177"),
+    (StateError(5, 1, "keys differ"), "9502480501ab6b65797320646966666572"),
+    (Bye(), "920249"),
+    (EvictedMsg("silent"), "93024aa673696c656e74"),
+    (Status("{}"), "93024ba27b7d"),
 )
 
 
@@ -175,26 +180,26 @@ def _refused(raw: object) -> None:
 
 
 def test_strict_about_arity_types_and_limits() -> None:
-    _refused([1, 67])  # Flush without its epoch
-    _refused([1, 67, 1, 2])  # with one field too many
-    _refused([1, 67, True])  # a boolean is not an integer
-    _refused([1, 67, 1.0])
-    _refused([1, 67, "1"])
-    _refused([1, 67, -1])
-    _refused([1, 67, None])
-    _refused([1, 67, [1]])
-    _refused([1, 63])  # unknown code
-    _refused([1, True])
-    _refused([1.0, 67, 1])
-    _refused([1])
+    _refused([2, 67])  # Flush without its epoch
+    _refused([2, 67, 1, 2])  # with one field too many
+    _refused([2, 67, True])  # a boolean is not an integer
+    _refused([2, 67, 1.0])
+    _refused([2, 67, "1"])
+    _refused([2, 67, -1])
+    _refused([2, 67, None])
+    _refused([2, 67, [1]])
+    _refused([2, 63])  # unknown code
+    _refused([2, True])
+    _refused([2.0, 67, 1])
+    _refused([2])
     _refused([])
     _refused({})
     _refused("text")
-    _refused([1, 73, {}])
-    _refused([1, 64, 8, "an unknown error code"])
-    _refused([1, 64, 0, "refused with the code of success"])
-    _refused([1, 65, "x" * 4097])
-    _refused([1, 71, 1, 1, 1, 1, ["k"] * 65537])  # too many dirty keys
+    _refused([2, 73, {}])
+    _refused([2, 64, 8, "an unknown error code"])
+    _refused([2, 64, 0, "refused with the code of success"])
+    _refused([2, 65, "x" * 4097])
+    _refused([2, 71, 1, 1, 1, 1, ["k"] * 65537])  # too many dirty keys
 
 
 def test_names_are_bounded_in_bytes_not_characters() -> None:
@@ -220,9 +225,9 @@ def test_our_own_side_may_name_error_codes() -> None:
 
 
 def test_unknown_enum_value() -> None:
-    report = OpReport(1, OpStatus.RUNNING, 8, b"\x01", False, PeerId(0), False, 0, "")
-    raw = msgpack.unpackb(encoding.encode(Answer(1, 1, 0, (report,), (), False)))
-    raw[5][0][1] = 3
+    report = OpReport(1, OpStatus.RUNNING, 8, b"\x01", OnLoss.REPAIR, PeerId(0), b"", False, 0, "")
+    raw = msgpack.unpackb(encoding.encode(Answer(1, 1, 0, (), (report,), (), False)))
+    raw[6][0][1] = 3
     _refused(raw)
 
 
@@ -256,7 +261,7 @@ def test_free_texts_are_cut_between_characters() -> None:
 
 
 def test_other_version_is_named() -> None:
-    for raw in ([2, 1, "anything"], [0, 64], [2, 999]):
+    for raw in ([1, 1, "anything"], [0, 64], [9, 999]):
         with pytest.raises(encoding.VersionMismatch, match="version") as caught:
             encoding.decode(msgpack.packb(raw))
         assert caught.value.version == raw[0]
@@ -299,11 +304,11 @@ def test_proofs_of_different_kinds_do_not_meet() -> None:
 
 def test_journaled_view_round_trip() -> None:
     assert encoding.decode_view(encoding.encode_view(RECORD, "run")) == (RECORD, "run")
-    for bad in (b"", b"\xc0", msgpack.packb([1, "run"]), msgpack.packb([1, 5, []])):
+    for bad in (b"", b"\xc0", msgpack.packb([2, "run"]), msgpack.packb([2, 5, []])):
         with pytest.raises(RemoteProtocolError):
             encoding.decode_view(bad)
     with pytest.raises(encoding.VersionMismatch):
-        encoding.decode_view(msgpack.packb([2, "run", []]))
+        encoding.decode_view(msgpack.packb([1, "run", []]))
 
 
 def test_printable_leaves_nothing_for_a_terminal_to_obey() -> None:
