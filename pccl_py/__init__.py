@@ -15,6 +15,7 @@ from pccl_py.errors import (
     UsageError,
 )
 from pccl_py.joining import join
+from pccl_py.subgroup import Subgroup
 from pccl_py.types import DType, Member, OpInfo, ReduceOp, SyncInfo, View
 from pccl_py.work import Work
 
@@ -34,6 +35,7 @@ __all__ = [
     "ProtocolError",
     "ReduceOp",
     "ResourceError",
+    "Subgroup",
     "SyncInfo",
     "UsageError",
     "View",

@@ -1,6 +1,6 @@
-"""One submitted op, from the user's side (layer 5): waiting, and who owns the buffer meanwhile.
+"""One submitted op, from the user's side (layer 5): waiting, and who owns its memory meanwhile.
 
-`Pending` is the communicator's record of an op in flight; it keeps the buffer alive and collects
+`Pending` is the communicator's record of an op in flight; it keeps the buffers alive and collects
 the result exactly once. `Work` is what a user holds: dropping it lets the op finish, and its error
 is then raised by the communicator's next call.
 """
@@ -12,8 +12,8 @@ import time
 import weakref
 
 from pccl_py import arguments
-from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.engine import Engine, Result, Ticket
+from pccl_py.dataplane.op import Op
 from pccl_py.errors import PcclError, UsageError
 from pccl_py.types import OpInfo
 
@@ -21,16 +21,15 @@ SLICE_MS = 100  # a wait looks for signals this often, so that Ctrl-C acts
 
 
 class Pending:
-    """An op in flight. buffer: kept until the engine is done with it; what: the op in words; words:
-    what error texts say instead of the hash of a named one. Made before the op is
-    submitted with `ticket`, so that an interrupt cannot leave an op that nobody knows of."""
+    """An op in flight, kept with its buffers until the engine is done with them. Made before the op
+    is submitted with `ticket`, so that an interrupt cannot leave an op that nobody knows of."""
 
-    def __init__(self, engine: Engine, buffer: Buffer, what: str, words: str = "") -> None:
-        self.what = what
-        self.ticket = Ticket(words)
+    def __init__(self, engine: Engine, op: Op) -> None:
+        self.what = op.what
+        self.ticket = Ticket(op.words)
         self.work: weakref.ref[Work] | None = None
         self._engine = engine
-        self._buffer: Buffer | None = buffer
+        self._op: Op | None = op
         self._lock = threading.Lock()  # one thread waits in the engine, the others for it
         self._result: Result | None = None
         self._told = False
@@ -47,7 +46,7 @@ class Pending:
             if self._result is None and self.ticket.is_submitted:
                 self._result = self._engine.wait(self.ticket, timeout_ms)
                 if self._result is not None:
-                    self._buffer = None
+                    self._op = None
             return self._result
         finally:
             self._lock.release()
@@ -68,13 +67,10 @@ class Pending:
         self._told |= result is not None
         return result
 
-    def holds(self, buffer: Buffer) -> bool:
-        """Whether it is in flight and some byte of `buffer` is the engine's meanwhile."""
-        own = None if self.poll() is not None else self._buffer
-        if own is None or not own.count or not buffer.count:
-            return False
-        begin, end = buffer.address, buffer.address + buffer.nbytes
-        return own.address < end and begin < own.address + own.nbytes
+    def conflicts(self, op: Op) -> bool:
+        """Whether it is in flight and memory that one of the two writes is the other's too."""
+        own = None if self.poll() is not None else self._op
+        return own is not None and own.conflicts(op)
 
     @property
     def is_dropped(self) -> bool:

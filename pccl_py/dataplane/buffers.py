@@ -52,6 +52,10 @@ class Buffer:
     def nbytes(self) -> int:
         return self.count * _BYTES[self.dtype]
 
+    def in_words(self) -> str:
+        """As error texts compare it: "12 of float32"."""
+        return f"{self.count} of {self.dtype.name.lower()}"
+
     def overlaps(self, other: Buffer) -> bool:
         """Whether they share a byte."""
         return (
@@ -85,15 +89,19 @@ def of(value: object, *, writable: bool = True) -> Buffer:
     return _of_view(value, writable)
 
 
-def of_each(what: str, values: Sequence[object], *, writable: bool = True) -> tuple[Buffer, ...]:
-    """The buffers of a list of tensors, all of one dtype. Raises UsageError naming `what` and the
-    place in it."""
+def named(what: str, value: object, *, writable: bool) -> Buffer:
+    """As `of`; what is wrong is said of `what`."""
+    try:
+        return of(value, writable=writable)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+
+
+def of_each(what: str, values: Sequence[object], *, writable: bool) -> tuple[Buffer, ...]:
+    """The buffers of a list of tensors, all of one dtype. Raises UsageError naming the place."""
     found: list[Buffer] = []
     for i, value in enumerate(values):
-        try:
-            buffer = of(value, writable=writable)
-        except UsageError as error:
-            raise UsageError(f"{what}[{i}]: {error}") from None
+        buffer = named(f"{what}[{i}]", value, writable=writable)
         if found and buffer.dtype != found[0].dtype:
             raise UsageError(
                 f"{what}[{i}] is {buffer.dtype.name.lower()} and {what}[0] "

@@ -29,7 +29,8 @@ class Op:
     send, recv: sends[1] at the source, receives[0] at the destination; peers is (source,
     destination), root the destination.
 
-    dtype: of every block. what: the op in words. root: whose tensor is broadcast, who gathers,
+    dtype: of every block. what: the op in words; words: what error texts say instead of the op's
+    id, "" if the id says enough. root: whose tensor is broadcast, who gathers,
     reduces to itself, scatters. sends, receives: by position in `peers`, () or None for nothing.
     peers: participants in rank order; () for all_reduce, broadcast and reduce of the whole group.
     context: 31 bits, 0 for the whole group. name: 0 (matched by order) or a 64-bit hash.
@@ -51,6 +52,7 @@ class Op:
     strict: bool = False
     route: int = 0
     weight: float = 1.0
+    words: str = ""
 
     @property
     def reads(self) -> Iterator[Buffer]:
