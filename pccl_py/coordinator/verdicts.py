@@ -2,51 +2,45 @@
 
 Called by `views` once per group and flush, with everything that the answers say and with the ring
 of the next view; knows nothing of connections, timers or admission. Every op above `stable` gets
-one verdict that is the same for all members; the rules are tried in the order of `_verdict`.
+one verdict that is the same for all members; the rules are tried in the order of `_verdict`. What
+a loss does to an op is `losses`', what its error says is `blame`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
+from pccl_py.coordinator import blame, losses
+from pccl_py.coordinator.cases import (
+    Case,
+    OpCase,
+    Reports,
+    final_mask,
+    is_covered,
+    late,
+    op_case,
+    reports_by_op,
+    stables,
+    taking_part,
+    timed_out,
+)
 from pccl_py.errors import Code
-from pccl_py.protocol.messages import Answer, Mismatch, OpReport, OpStatus
+from pccl_py.protocol.messages import Answer, OpStatus
 from pccl_py.types import (
     HELD_BY_ALL,
     REDO,
     GroupRecord,
-    Member,
     OnLoss,
     Outcome,
     PeerId,
     Record,
     Verdict,
     covered,
-    members_text,
-    op_text,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One group at the end of a flush.
-
-    old: its part of the last record. answers: of all who answered and were not expelled, in order
-    of joining, leavers included. ring: the next view's. lost: members that are gone without having
-    left. timeouts: op -> the blame as the asking peer saw it. mismatches: op -> who says so, what.
-    """
-
-    old: GroupRecord
-    members: Mapping[PeerId, Member]
-    answers: Mapping[PeerId, Answer]
-    ring: tuple[PeerId, ...]
-    lost: tuple[PeerId, ...]
-    timeouts: Mapping[int, str]
-    mismatches: Mapping[int, tuple[PeerId, Mismatch]]
-
-
-Reports = Mapping[PeerId, OpReport]
+__all__ = [
+    "Case", "decide", "final_mask", "group_has_plan", "has_plan", "is_needed", "reports_by_op",
+]  # fmt: skip
 
 
 def has_plan(record: Record) -> bool:
@@ -61,16 +55,18 @@ def group_has_plan(group: GroupRecord) -> bool:
 def decide(case: Case) -> tuple[GroupRecord, Mapping[int, frozenset[PeerId]]]:
     """The group's part of the next record, and the ops that timed out and are rolled forward, with
     the members whose deadline for them has passed."""
-    stable = max([case.old.stable, *(answer.stable for answer in case.answers.values())])
+    stable = stables(case.answers)
+    stable[0] = max(stable[0], case.old.stable)
     by_op = reports_by_op(case.answers)
     aborts = {v.op: v for v in case.old.verdicts if v.outcome is Outcome.ABORT}
-    ops = sorted(op for op in {*by_op, *aborts} if not covered(op, stable))
     verdicts: list[Verdict] = []
     ended: set[int] = set()
     rolled: dict[int, frozenset[PeerId]] = {}
-    for op in ops:
+    for op in sorted({*by_op, *aborts}):
         reports = by_op.get(op, {})
-        verdict = _verdict(case, op, reports, aborts.get(op))
+        if _is_settled(case, op, reports, stable):
+            continue
+        verdict = _verdict(case, op, reports, aborts.get(op), stable)
         if verdict.outcome is Outcome.DONE:
             ended.add(op)
             if all(report.status is OpStatus.STABLE for report in reports.values()):
@@ -81,183 +77,117 @@ def decide(case: Case) -> tuple[GroupRecord, Mapping[int, frozenset[PeerId]]]:
         elif verdict.outcome is Outcome.RUN and timed_out(case.timeouts, op, reports):
             rolled[op] = late(reports)
         verdicts.append(verdict)
-    while stable + 1 in ended:
-        stable += 1
-    kept = tuple(verdict for verdict in verdicts if not covered(verdict.op, stable))
-    return GroupRecord(case.old.group, case.ring, stable, kept), rolled
+    while stable[0] + 1 in ended:
+        stable[0] += 1
+    kept = tuple(verdict for verdict in verdicts if not covered(verdict.op, stable[0]))
+    return GroupRecord(case.old.group, case.ring, stable[0], kept), rolled
 
 
-def reports_by_op(answers: Mapping[PeerId, Answer]) -> dict[int, dict[PeerId, OpReport]]:
-    """The same reports, by op; within an op in order of joining."""
-    by_op: dict[int, dict[PeerId, OpReport]] = {}
-    for peer, answer in answers.items():
-        for report in answer.ops:
-            by_op.setdefault(report.op, {})[peer] = report
-    return by_op
-
-
-def timed_out(timeouts: Mapping[int, str], op: int, reports: Reports) -> bool:
-    """Whether somebody's deadline for a running op has passed."""
-    return op in timeouts or bool(late(reports))
-
-
-def late(reports: Reports) -> frozenset[PeerId]:
-    """The members whose deadline for a running op has passed."""
-    running = (p for p, report in reports.items() if report.status is OpStatus.RUNNING)
-    return frozenset(peer for peer in running if reports[peer].timed_out)
-
-
-def final_mask(report: OpReport | None) -> int:
-    """The segments that are final at a reporter, as an integer's bits; 0 without a report."""
-    if report is None or report.status is OpStatus.RAISED:
-        return 0
-    everything = (1 << report.segments) - 1
-    if report.status is OpStatus.STABLE:
-        return everything
-    return int.from_bytes(report.final, "little") & everything
-
-
-def is_needed(leaver: PeerId, answers: Mapping[PeerId, Answer], stayers: Iterable[PeerId]) -> bool:
-    """Whether a stayer of the leaver's group lacks a segment that the leaver has (R23)."""
-    stayers = tuple(stayers)
-    stable = max(answer.stable for answer in answers.values())
+def is_needed(
+    leaver: PeerId,
+    answers: Mapping[PeerId, Answer],
+    stayers: Iterable[PeerId],
+    ring: Sequence[PeerId],
+) -> bool:
+    """Whether a stayer lacks something of an op that it takes part in and that the leaver has
+    (R23). All of one group; ring: the old one, which the answers speak of."""
+    staying = frozenset(stayers)
+    stable = stables(answers)
     for op, reports in reports_by_op(answers).items():
         mine = reports.get(leaver)
-        if mine is None or mine.status is not OpStatus.RUNNING or covered(op, stable):
+        if mine is None or mine.status is not OpStatus.RUNNING or is_covered(op, stable):
             continue
         if any(report.status is not OpStatus.RUNNING for report in reports.values()):
             continue  # decided already: stable at someone, or raised by someone
-        held = final_mask(mine)
-        if any(held & ~final_mask(reports.get(peer)) for peer in stayers):
+        held = 1 << ring.index(leaver) if mine.on_loss.is_exchange else final_mask(mine)
+        others = staying.intersection(taking_part(ring, reports))
+        if any(held & ~final_mask(reports.get(peer)) for peer in others):
             return True
     return False
 
 
-def _verdict(case: Case, op: int, reports: Reports, old_abort: Verdict | None) -> Verdict:
+def _is_settled(case: Case, op: int, reports: Reports, stable: Mapping[int, int]) -> bool:
+    """Whether nobody needs a verdict: the record's own `stable` tells all, all who take part know
+    already, or none of them stays. The record has no `stable` of other contexts."""
+    if is_covered(op, stable):
+        running = any(report.status is OpStatus.RUNNING for report in reports.values())
+        return covered(op, stable[0]) or not running
+    return bool(reports) and not any(p in case.ring for p in taking_part(case.old.ring, reports))
+
+
+def _verdict(
+    case: Case, op: int, reports: Reports, old_abort: Verdict | None, stable: Mapping[int, int]
+) -> Verdict:
     if old_abort is not None:
         return old_abort
     for report in reports.values():
         if report.status is OpStatus.RAISED:
             return Verdict(op, Outcome.ABORT, code=report.code or Code.PEER_LOST, text=report.text)
-    masks = [final_mask(reports.get(peer)) for peer in case.ring]
-    segments = max(report.segments for report in reports.values())
-    everything = (1 << segments) - 1
-    if any(report.status is OpStatus.STABLE for report in reports.values()):
+    facts = op_case(case, op, reports)
+    # Before "stable at one": what other participants hold says nothing about one's own.
+    foreign = blame.foreign_text(facts)
+    if foreign:
+        return Verdict(op, Outcome.ABORT, code=Code.USAGE, text=foreign)
+    stable_at_one = any(report.status is OpStatus.STABLE for report in reports.values())
+    if stable_at_one or is_covered(op, stable):
         return Verdict(op, Outcome.DONE)
-    held = all(peer in reports for peer in case.ring) and all(mask == everything for mask in masks)
-    # Members that each take themselves for a broadcast's source all hold it, and not the same.
-    if held and not _mismatch_text(case, op, reports):
+    if _is_done(facts):
         return Verdict(op, Outcome.DONE)
-    somewhere = 0
-    for mask in masks:
-        somewhere |= mask
-    abort = _abort(case, op, reports, somewhere, everything)
+    abort = _abort(facts)
     if abort is not None:
         return abort
-    return Verdict(op, Outcome.RUN, holders=_holders(case, reports, masks, segments))
+    return Verdict(op, Outcome.RUN, holders=_holders(facts))
 
 
-def _abort(
-    case: Case, op: int, reports: Reports, somewhere: int, everything: int
-) -> Verdict | None:
-    """The error that this op must end with, or None if it goes on. An op with a segment final
-    somewhere is aborted only by a rule below that says why: its inputs may be gone (R1)."""
-    root = next((report.root for report in reports.values() if report.root), PeerId(0))
-    # A broadcast with a living root may be aborted all the same: its input is the root's and not
-    # gone, nobody has returned, and who never submits it cannot be made to.
-    retriable = root in case.ring or not somewhere
-    if retriable:
-        mismatch = _mismatch_text(case, op, reports)
-        if mismatch:
-            return Verdict(op, Outcome.ABORT, code=Code.USAGE, text=mismatch)
-    if root and root not in case.ring and somewhere != everything:
-        return Verdict(op, Outcome.ABORT, code=Code.PEER_LOST, text=_lost_text(case, op, root))
-    if retriable and timed_out(case.timeouts, op, reports):
-        text = _late_text(case, op, reports)
-        return Verdict(op, Outcome.ABORT, code=Code.DEADLINE_EXCEEDED, text=text)
-    strict = not root and any(report.on_loss is OnLoss.STRICT for report in reports.values())
-    if strict and case.lost and somewhere != everything:
-        text = _lost_text(case, op, case.lost[0])
-        return Verdict(op, Outcome.ABORT, code=Code.PEER_LOST, text=text)
+def _is_done(op: OpCase) -> bool:
+    """Whether all hold all. Members that each take themselves for a broadcast's source do, and do
+    not hold the same; without a gather's destination all others hold all, and it is lost."""
+    if op.on_loss is OnLoss.TO_ROOT and op.root not in op.staying:
+        return False
+    return op.is_held_by_all and blame.disagreement(op) is None
+
+
+def _abort(op: OpCase) -> Verdict | None:
+    """The error that this op must end with, or None if it goes on. An op that somebody may have
+    returned, or whose inputs may be gone, is aborted only if it cannot be completed (R1)."""
+    retriable = losses.is_retriable(op)
+    unlike = blame.disagreement(op) if retriable else None
+    if unlike is not None:
+        return Verdict(op.op, Outcome.ABORT, code=unlike[0], text=unlike[1])
+    missed = losses.missed(op)
+    if missed is not None:
+        text = blame.lost_text(op, missed)
+        return Verdict(op.op, Outcome.ABORT, code=Code.PEER_LOST, text=text)
+    if retriable and timed_out(op.case.timeouts, op.op, op.reports):
+        text = blame.late_text(op)
+        return Verdict(op.op, Outcome.ABORT, code=Code.DEADLINE_EXCEEDED, text=text)
     return None
 
 
-def _holders(case: Case, reports: Reports, masks: list[int], segments: int) -> tuple[int, ...]:
+def _holders(op: OpCase) -> tuple[int, ...]:
     """Per segment who serves it. Holders take turns, so that the work spreads over their links; a
-    broadcast's root comes first, as it would without a fault."""
-    if not any(masks):
+    broadcast's root comes first, as it would without a fault. Exchanges are sent anew, whole."""
+    if op.on_loss.is_exchange or not op.somewhere:
         return ()
-    root = next((report.root for report in reports.values() if report.root), PeerId(0))
-    first = case.ring.index(root) if root in case.ring else -1
+    place = {peer: index for index, peer in enumerate(op.case.ring)}
     holders: list[int] = []
-    for segment in range(segments):
+    for segment in range(op.segments):
         bit = 1 << segment
-        having = [index for index, mask in enumerate(masks) if mask & bit]
+        having = [peer for peer, mask in op.masks.items() if mask & bit]
         if not having:
             holders.append(REDO)
-        elif len(having) == len(case.ring):
+        elif len(having) == len(op.staying):
             holders.append(HELD_BY_ALL)
-        elif first in having:
-            holders.append(first)
+        elif op.on_loss is OnLoss.SPREAD and op.root in having:
+            holders.append(place[op.root])
         else:
-            holders.append(having[segment % len(having)])
+            holders.append(place[having[segment % len(having)]])
     return tuple(holders)
 
 
 def _raised_by_all(case: Case, reports: Reports) -> bool:
-    return all(peer in reports and reports[peer].status is OpStatus.RAISED for peer in case.ring)
-
-
-def _mismatch_text(case: Case, op: int, reports: Reports) -> str:
-    """Both peers, the op, the field and both values; empty if the peers agree."""
-    told = case.mismatches.get(op)
-    if told is not None:
-        peer, mismatch = told
-        other = case.members.get(mismatch.other)
-        mine = _value(case, mismatch, mismatch.mine)
-        return (
-            f"{op_text(op)}: {case.members[peer]} has {mismatch.field} {mine}, "
-            f"{other if other is not None else 'a former member'} has "
-            f"{_value(case, mismatch, mismatch.theirs)}; "
-            "all members must submit the same ops with the same arguments"
-        )
-    one, *others = reports.items()
-    for peer, report in others:
-        if report.root != one[1].root:
-            return (
-                f"{op_text(op)}: {case.members[one[0]]} and {case.members[peer]} do not agree on "
-                "the source; all members must submit the same ops with the same arguments"
-            )
-        if report.segments != one[1].segments:
-            return (
-                f"{op_text(op)}: {case.members[one[0]]} has {one[1].segments} segments, "
-                f"{case.members[peer]} has {report.segments}; all members must submit the same ops "
-                "with the same arguments"
-            )
-    return ""
-
-
-def _value(case: Case, mismatch: Mismatch, text: str) -> str:
-    """A value as people read it: a source is a member's name, not an id."""
-    if mismatch.field == "src":
-        try:
-            member = case.members.get(PeerId(int(text, 16)))
-        except ValueError:
-            member = None
-        text = str(member) if member is not None else text
-    return text
-
-
-def _late_text(case: Case, op: int, reports: Reports) -> str:
-    """The blame line: who has not submitted the op; if all have, what a peer saw."""
-    absent = [case.members[peer] for peer in case.ring if peer not in reports]
-    if absent:
-        return f"{op_text(op)} timed out: not submitted by {members_text(absent)}"
-    detail = case.timeouts.get(op, "")
-    return f"{op_text(op)} timed out{': ' + detail if detail else ''}"
-
-
-def _lost_text(case: Case, op: int, peer: PeerId) -> str:
-    member = case.members.get(peer)
-    who = str(member) if member is not None else "a former member"
-    return f"{op_text(op)} cannot be completed without {who}, which is gone; retry"
+    """Whether no participant is left that has yet to raise it; nobody's word is no word."""
+    staying = [p for p in case.ring if p in taking_part(case.old.ring, reports)]
+    return bool(reports) and all(
+        peer in reports and reports[peer].status is not OpStatus.RUNNING for peer in staying
+    )

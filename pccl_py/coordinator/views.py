@@ -210,6 +210,7 @@ def _laggards(state: State, flush: FlushRun, now: float) -> frozenset[PeerId]:
 def _who_stays(
     state: State, answers: Mapping[PeerId, Answer], laggards: frozenset[PeerId]
 ) -> _Stay:
+    assert state.record is not None
     soft = state.soft
     wishing = [p for p, a in answers.items() if a.leaving or p in soft.leaving]
     staying = [p for p in answers if p not in wishing]
@@ -224,8 +225,11 @@ def _who_stays(
     for group, peers in by_group.items():
         own = {p: answers[p] for p in peers}
         stayers = [p for p in peers if p in staying]
+        old = state.record.of_group(group).ring
         kept = [
-            p for p in peers if p in staying or (stayers and verdicts.is_needed(p, own, stayers))
+            p
+            for p in peers
+            if p in staying or (stayers and verdicts.is_needed(p, own, stayers, old))
         ]
         left += [p for p in peers if p not in kept]
         rings[group], dropped = topology.route(kept, excluded)

@@ -8,7 +8,8 @@ other messages carry the epoch and round that the coordinator last spoke of, unl
     > a drop | leave | refresh | repaired | lost b | timeout OP [text]
     > a sp PASSED SUBMITTED | at POSITION
     > a mismatch OP b FIELD MINE THEIRS | offer SEQ REVISION key=digit ...
-    > a answer [epoch=N] [stable=N] [unreachable=b] [leaving] OP=R:01 OP=S:2 OP=X:2 (bits: segment 0
+    > a answer [epoch=N] [stable=N] [contexts=7:1,8:2] [unreachable=b] [leaving]
+      OP=R:01 OP=S:2 OP=X:2 (bits: segment 0
       first; S stable, X raised: number of segments; then :late :root=b :among=a,b
       and a class of loss :strict :fixed :exchange :to_root :from_root; with a root: :spread)
     > wait SECONDS | restart | status
@@ -24,7 +25,17 @@ from pccl_py.coordinator import invariants, machine
 from pccl_py.coordinator.state import Config, State, initial
 from pccl_py.errors import Code
 from pccl_py.protocol import messages as m
-from pccl_py.types import HELD_BY_ALL, REDO, OnLoss, Outcome, PeerId, Record, Verdict
+from pccl_py.types import (
+    HELD_BY_ALL,
+    REDO,
+    OnLoss,
+    Outcome,
+    PeerId,
+    Record,
+    Verdict,
+    context_of,
+    op_id,
+)
 
 CONFIG = Config(run=None, detection_s=5.0, deadline_s=600.0)
 
@@ -131,10 +142,10 @@ class Stage:
             case "lost":
                 return m.Lost(epoch, self.id(words[0]), "reset")
             case "timeout":
-                return m.Timeout(epoch, int(words[0]), " ".join(words[1:]))
+                return m.Timeout(epoch, _op(words[0]), " ".join(words[1:]))
             case "mismatch":
                 op, other, field, mine, theirs = words
-                return m.Mismatch(epoch, int(op), self.id(other), field, mine, theirs)
+                return m.Mismatch(epoch, _op(op), self.id(other), field, mine, theirs)
             case "sp":
                 return m.Sp(epoch, self.round, int(words[0]), int(words[1]))
             case "at":
@@ -148,14 +159,16 @@ class Stage:
         raise ValueError(verb)
 
     def answer(self, epoch: int, options: dict[str, str]) -> m.Answer:
-        reports = tuple(self.report(int(k), v) for k, v in options.items() if k.isdigit())
+        reports = tuple(self.report(_op(k), v) for k, v in options.items() if k[0].isdigit())
         stable = int(options.get("stable", "0"))
         lost = options.get("unreachable")
+        pairs = options.get("contexts", "")
+        contexts = [pair.split(":") for pair in pairs.split(",") if pair]
         return m.Answer(
             epoch,
             submitted=max([stable, *(r.op for r in reports if r.op < 1 << 32)]),
             stable=stable,
-            contexts=(),
+            contexts=tuple((int(c), int(s)) for c, s in contexts),
             ops=reports,
             unreachable=(self.id(lost),) if lost else (),
             leaving="leaving" in options,
@@ -259,12 +272,23 @@ class Stage:
 
     def verdict(self, ring: tuple[PeerId, ...], verdict: Verdict) -> str:
         if verdict.outcome is Outcome.DONE:
-            return f"op {verdict.op} done"
+            return f"op {_shown(verdict.op)} done"
         if verdict.outcome is Outcome.ABORT:
-            return f"op {verdict.op} abort {Code(verdict.code).name} ({verdict.text})"
+            return f"op {_shown(verdict.op)} abort {Code(verdict.code).name} ({verdict.text})"
         special = {REDO: "redo", HELD_BY_ALL: "held"}
         holders = (special.get(h) or f"by {self.names[ring[h]]}" for h in verdict.holders)
-        return f"op {verdict.op} {', '.join(holders) or 'redo'}"
+        return f"op {_shown(verdict.op)} {', '.join(holders) or 'redo'}"
+
+
+def _op(text: str) -> int:
+    """`7.1` is op 1 of context 7."""
+    context, _, number = text.rpartition(".")
+    return op_id(int(number), context=int(context)) if context else int(text)
+
+
+def _shown(op: int) -> str:
+    context = context_of(op)
+    return f"{context}.{op - op_id(0, context=context)}" if context else str(op)
 
 
 def play(script: str) -> str:

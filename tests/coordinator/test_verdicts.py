@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,8 +51,10 @@ def answer(*reports: OpReport, stable: int = 0) -> Answer:
 
 
 def case(answers: dict[PeerId, Answer], **fields: object) -> Case:
+    """Who has no answer is gone: dead, unless `lost` says otherwise. The old ring is A B C."""
     ring = tuple(answers)
-    plain = Case(GroupRecord("g", ring), MEMBERS, answers, ring, (), {}, {})
+    old = tuple(MEMBERS) if "lost" in fields else ring
+    plain = Case(GroupRecord("g", old), MEMBERS, answers, ring, (), {}, {})
     return replace(plain, **fields)  # type: ignore[arg-type]
 
 
@@ -161,9 +164,114 @@ def test_broadcast_is_served_by_its_root() -> None:
 
 def test_a_leaver_is_needed_for_what_others_lack() -> None:
     answers = {A: answer(running(1, "0")), B: answer(running(1, "1"))}
-    assert verdicts.is_needed(B, answers, [A])
-    assert not verdicts.is_needed(A, answers, [B])
-    assert not verdicts.is_needed(B, {**answers, A: answer(stable=1)}, [A])
+    assert verdicts.is_needed(B, answers, [A], (A, B))
+    assert not verdicts.is_needed(A, answers, [B], (A, B))
+    assert not verdicts.is_needed(B, {**answers, A: answer(stable=1)}, [A], (A, B))
+
+
+def lose_c(a: OpReport | None, b: OpReport | None) -> Verdict:
+    """What becomes of an op when C is dead and A and B stay."""
+    reports = {A: answer(*[a] if a else []), B: answer(*[b] if b else [])}
+    return only(case(reports, lost=(C,)))
+
+
+@pytest.mark.parametrize(
+    ("on_loss", "root", "a", "b", "goes_on"),
+    [
+        (OnLoss.FIXED, 0, "101", "010", True),  # whole at the survivors together
+        (OnLoss.FIXED, 0, "100", "010", False),
+        (OnLoss.FIXED, 0, "111", None, True),  # B's block is empty, it submits later
+        (OnLoss.EXCHANGE, 0, "101", "001", True),  # bit 2: all that C is to send me
+        (OnLoss.EXCHANGE, 0, "111", "110", False),
+        (OnLoss.EXCHANGE, 0, "111", None, False),
+        (OnLoss.TO_ROOT, A, "001", "111", True),
+        (OnLoss.TO_ROOT, A, "110", "111", False),
+        (OnLoss.TO_ROOT, A, None, "111", False),
+        (OnLoss.TO_ROOT, C, "111", "111", False),  # whole, but for nobody
+        (OnLoss.FROM_ROOT, A, "111", "011", True),  # C was only to receive
+        (OnLoss.FROM_ROOT, C, "111", "110", False),
+        (OnLoss.FROM_ROOT, C, "111", None, False),
+        (OnLoss.REPAIR, A, "010", "000", True),  # reduce: its root has what there is
+        (OnLoss.REPAIR, C, "000", "000", False),
+    ],
+)
+def test_what_a_loss_does(
+    on_loss: OnLoss, root: PeerId, a: str | None, b: str | None, goes_on: bool
+) -> None:
+    verdict = lose_c(
+        *(None if bits is None else running(1, bits, on_loss=on_loss, root=root) for bits in (a, b))
+    )
+    assert verdict.outcome is (Outcome.RUN if goes_on else Outcome.ABORT)
+    if not goes_on:
+        assert verdict.code == Code.PEER_LOST
+        assert (
+            verdict.text == "op 1 cannot be completed without w3 (00000000), which is gone; retry"
+        )
+    elif on_loss.is_exchange:
+        assert verdict.holders == ()
+
+
+def test_a_scatter_outlives_its_source_if_all_have_theirs() -> None:
+    report = running(NAMED, "111", on_loss=OnLoss.FROM_ROOT, root=C)
+    assert lose_c(report, report) == Verdict(NAMED, Outcome.DONE)
+
+
+@pytest.mark.parametrize("on_loss", set(OnLoss) - {OnLoss.SPREAD, OnLoss.TO_ROOT, OnLoss.FROM_ROOT})
+def test_a_bystander_costs_nothing(on_loss: OnLoss) -> None:
+    of_two = running(op_id(1, context=7), "100", on_loss=on_loss, among=b"\x03")
+    assert lose_c(of_two, of_two).outcome is Outcome.RUN
+
+
+@pytest.mark.parametrize("on_loss", [c for c in OnLoss if c not in (OnLoss.REPAIR, OnLoss.STRICT)])
+def test_what_nobody_returns_early_is_aborted_late_as_well(on_loss: OnLoss) -> None:
+    report = running(1, "10", on_loss=on_loss, root=A, timed_out=True)
+    assert only(case({A: answer(report), B: answer()})).code == Code.DEADLINE_EXCEEDED
+
+
+def test_members_that_changed_meanwhile_are_no_mistake_of_the_program() -> None:
+    told = {1: (A, Mismatch(1, 1, B, "members", "3", "2"))}
+    reports = {p: answer(running(1, "10", on_loss=OnLoss.FIXED)) for p in (A, B)}
+    verdict = only(case(reports, mismatches=told))
+    assert verdict.code == Code.PEER_LOST
+    assert verdict.text == "op 1: the members changed while it was being submitted; retry"
+
+
+def test_a_context_has_its_own_stable() -> None:
+    first, second = op_id(1, context=7), op_id(2, context=7)
+    theirs = answer(running(1, "0"), running(first, "0"), running(second, "0"))
+    knows = replace(answer(), contexts=((7, 1), (6, 9)))
+    group, _ = decide(case({A: theirs, B: knows}))
+    assert group.stable == 0
+    assert [(v.op, v.outcome) for v in group.verdicts] == [
+        (1, Outcome.RUN), (first, Outcome.DONE), (second, Outcome.RUN),
+    ]  # fmt: skip
+
+
+def test_an_abort_that_a_context_has_passed_is_forgotten() -> None:
+    op = op_id(1, context=7)
+    old = GroupRecord("g", (A, B), verdicts=(Verdict(op, Outcome.ABORT, code=2),))
+    passed = replace(answer(), contexts=((7, 1),))
+    raised = answer(ended(op, OpStatus.RAISED, 2))
+    assert decide(case({A: passed, B: raised}, old=old))[0].verdicts == ()
+
+
+def test_an_op_whose_participants_have_all_left_needs_no_verdict() -> None:
+    theirs = running(op_id(1, context=7), "0", among=b"\x04")
+    group, _ = decide(case({A: answer(), B: answer(), C: answer(theirs)}, ring=(A, B)))
+    assert group.verdicts == ()
+
+
+def test_a_leaver_serves_only_who_takes_part() -> None:
+    op = op_id(1, context=7)
+    answers = {
+        A: answer(),
+        B: answer(running(op, "1", among=b"\x06")),
+        C: answer(running(op, "0", among=b"\x06")),
+    }
+    assert verdicts.is_needed(B, answers, [A, C], (A, B, C))
+    assert not verdicts.is_needed(B, answers, [A], (A, B, C))
+    whole = {**answers, C: answer(running(op, "1", among=b"\x06"))}
+    assert not verdicts.is_needed(B, whole, [A, C], (A, B, C))
 
 
 def test_op_ids() -> None:
@@ -201,3 +309,66 @@ def test_whatever_they_hold(ops: list[tuple[str, str, str, bool]]) -> None:
             assert (holder == REDO) == (not any(having))
             assert (holder == HELD_BY_ALL) == all(having)
             assert holder < 0 or having[holder]
+
+
+def _reports(
+    draw: st.DrawFn, op: int, peers: tuple[PeerId, ...], on_loss: OnLoss, root: PeerId
+) -> dict[PeerId, OpReport]:
+    """Any reports of one op that agree on what it is; each participant may be late or absent."""
+    among = sum(1 << tuple(MEMBERS).index(peer) for peer in peers)
+    reports = {}
+    for peer in peers:
+        bits = draw(st.sampled_from(["", "000", "100", "011", "110", "111"]))
+        if bits:
+            reports[peer] = running(
+                op, bits, on_loss=on_loss, root=root, among=bytes([among]),
+                timed_out=draw(st.booleans()),
+            )  # fmt: skip
+    return reports
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_class_among_any_participants(data: st.DataObject) -> None:
+    """Of any op: who takes no part is never a holder nor blamed; it goes on only if what it needs
+    is there or to come from who stays; it never ends well without what somebody was to get."""
+    on_loss = data.draw(st.sampled_from(list(OnLoss)))
+    peers = tuple(sorted(data.draw(st.sets(st.sampled_from([A, B, C]), min_size=1))))
+    staying = tuple(sorted(data.draw(st.sets(st.sampled_from([A, B, C]), min_size=1))))
+    rooted = on_loss in (OnLoss.TO_ROOT, OnLoss.FROM_ROOT, OnLoss.SPREAD)
+    root = data.draw(st.sampled_from(peers)) if rooted else PeerId(0)
+    op = op_id(1, context=7)
+    reports = data.draw(st.composite(_reports)(op, peers, on_loss, root))
+    answers = {p: answer(*[reports[p]] if p in reports else []) for p in staying}
+    given_case = case(answers, lost=tuple(p for p in MEMBERS if p not in staying))
+    group, rolled = decide(given_case)
+    own = [p for p in staying if p in peers]
+    if not any(p in reports for p in own):
+        assert group.verdicts == ()
+        return
+    (verdict,) = group.verdicts
+    gone = set(peers) - set(staying)
+    masks = {p: verdicts.final_mask(reports.get(p)) for p in own}
+    union = 0
+    for mask in masks.values():
+        union |= mask
+    if verdict.outcome is Outcome.DONE:
+        assert all(mask == 7 for mask in masks.values())
+        assert on_loss is not OnLoss.TO_ROOT or root in own
+    elif verdict.outcome is Outcome.RUN:
+        assert all(holder < 0 or staying[holder] in own for holder in verdict.holders)
+        assert not rolled or on_loss in (OnLoss.REPAIR, OnLoss.STRICT, OnLoss.SPREAD)
+        assert on_loss is not OnLoss.FIXED or not gone or union == 7
+        for sender in gone:
+            bit = 1 << tuple(MEMBERS).index(sender)
+            if on_loss is OnLoss.EXCHANGE or (on_loss is OnLoss.FROM_ROOT and sender == root):
+                assert all(mask & bit for mask in masks.values())
+            if on_loss is OnLoss.TO_ROOT:
+                assert sender != root
+                assert masks[root] & bit
+    else:
+        assert verdict.code in (Code.PEER_LOST, Code.DEADLINE_EXCEEDED)
+        assert gone or verdict.code == Code.DEADLINE_EXCEEDED
+        assert verdict.code == Code.PEER_LOST or any(r.timed_out for r in reports.values())
+        if on_loss is OnLoss.REPAIR:
+            assert not union
