@@ -7,6 +7,7 @@ raises UsageError with one line that names the argument, whatever was passed.
 from __future__ import annotations
 
 import math
+import numbers
 
 from pccl_py.errors import UsageError
 from pccl_py.protocol import shapes
@@ -39,7 +40,7 @@ def seconds(timeout: float | None, *, may_be_zero: bool = False) -> float | None
 
 def number(value: object) -> float:
     """`value` as a float, NaN for what is no number or none that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's are
         return math.nan
     try:
         return float(value)
