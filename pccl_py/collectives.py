@@ -7,7 +7,6 @@ passes and makes an `Op`; how bytes travel and what a death does is decided else
 
 from __future__ import annotations
 
-import math
 from typing import Unpack, overload
 
 from pccl_py import arguments
@@ -22,16 +21,15 @@ from pccl_py.keywords import (
     Async,
     AsyncAllReduce,
     AsyncInto,
-    AsyncReduce,
     Sync,
     SyncAllReduce,
     SyncInto,
-    SyncReduce,
 )
 from pccl_py.types import DType, Kind, OpInfo, PeerId, ReduceOp
 from pccl_py.work import Work
 
 _OPS = {op.name.lower(): op for op in ReduceOp}
+WEIGHT_MAX = 1e300
 _INTEGERS = (DType.UINT8, DType.INT8, DType.INT16, DType.INT32, DType.INT64)
 
 
@@ -54,9 +52,6 @@ class Collectives(Exchanges):
         op: "sum", "avg", "prod", "min", "max", or a ReduceOp. Integers wrap, in an avg before it
             divides (truncating toward zero); min and max propagate NaN; 16-bit floats are added in
             float32, rounded each time. avg divides by those who contributed.
-        weight: of this member in an avg of floats, 0 or more, finite: each segment is the sum of
-            weight times value over its contributors, divided by the sum of their weights. None is
-            1.0; members may differ. 0 only receives; where all have 0 the result is NaN.
         name: ops of one name match among themselves; needed when several threads submit.
         timeout: seconds, narrows `deadline_s` for this op. What happens then is agreed: the op ends
             with DeadlineExceeded everywhere, or well everywhere, if late.
@@ -99,6 +94,9 @@ class Collectives(Exchanges):
         Args (the others: see the class):
             tensor: reduced in place; with `out` only read. Equal count and dtype on all.
             out: where the result goes instead, of the same count and dtype.
+            weight: of this member in an avg of floats, 0 to 1e300: each segment is the mean of its
+                contributors' values by their weights. None is 1.0; members may differ. With 0 a
+                member only receives; where all have 0 the result is 0, of no contributors.
             strict: a death that costs a segment raises PeerLost, the input restored, instead of
                 finishing with the survivors' values (holds a copy of the tensor meanwhile).
             route: "auto" (direct up to 32 members, ring beyond), "direct" (owners rotate over the
@@ -148,7 +146,6 @@ class Collectives(Exchanges):
         op: str | ReduceOp = "sum",
         *,
         out: object = None,
-        weight: float | None = None,
         name: str | None = None,
         timeout: float | None = None,
         async_op: bool = False,
@@ -180,18 +177,17 @@ class Collectives(Exchanges):
             out=target,
             input=source,
             peers=self._listed(among),
-            weight=_weight(weight, reduction, source.dtype),
         )
         return self._run(started, name, timeout, async_op)
 
     @overload
     def reduce_scatter(
-        self, out: object, ins: object, /, op: str | ReduceOp = ..., **how: Unpack[SyncReduce]
+        self, out: object, ins: object, /, op: str | ReduceOp = ..., **how: Unpack[Sync]
     ) -> OpInfo: ...
 
     @overload
     def reduce_scatter(
-        self, out: object, ins: object, /, op: str | ReduceOp = ..., **how: Unpack[AsyncReduce]
+        self, out: object, ins: object, /, op: str | ReduceOp = ..., **how: Unpack[Async]
     ) -> Work: ...
 
     def reduce_scatter(
@@ -201,7 +197,6 @@ class Collectives(Exchanges):
         /,
         op: str | ReduceOp = "sum",
         *,
-        weight: float | None = None,
         name: str | None = None,
         timeout: float | None = None,
         async_op: bool = False,
@@ -229,7 +224,6 @@ class Collectives(Exchanges):
             out=target,
             sends=sends,
             peers=among.peers,
-            weight=_weight(weight, reduction, target.dtype),
         )
         return self._run(started, name, timeout, async_op)
 
@@ -337,12 +331,12 @@ def _reduction(op: object) -> ReduceOp:
 
 
 def _weight(weight: object, reduction: ReduceOp, dtype: DType) -> float:
-    """What the engine multiplies by in an avg. Raises UsageError."""
+    """This member's in an avg. Raises UsageError."""
     if weight is None:
         return 1.0
     found = arguments.number(weight)
-    if not 0.0 <= found < math.inf:
-        raise UsageError(f"weight={arguments.shown(weight)} must be a finite number, 0 or more")
+    if not 0.0 <= found <= WEIGHT_MAX:
+        raise UsageError(f"weight={arguments.shown(weight)} must be a number from 0 to 1e300")
     if reduction != ReduceOp.AVG:
         raise UsageError(f"weight is of op='avg', not of {reduction.name.lower()!r}")
     if dtype in _INTEGERS:

@@ -21,19 +21,14 @@ class Sync(SyncPair, total=False):
     name: str | None
 
 
-class SyncReduce(Sync, total=False):
-    """Those that reduce."""
-
-    weight: float | None
-
-
-class SyncInto(SyncReduce, total=False):
+class SyncInto(Sync, total=False):
     """Those that reduce in place, or into another tensor."""
 
     out: object
 
 
 class SyncAllReduce(SyncInto, total=False):
+    weight: float | None
     strict: bool
     route: str
 
@@ -47,14 +42,11 @@ class Async(AsyncPair, total=False):
     name: str | None
 
 
-class AsyncReduce(Async, total=False):
-    weight: float | None
-
-
-class AsyncInto(AsyncReduce, total=False):
+class AsyncInto(Async, total=False):
     out: object
 
 
 class AsyncAllReduce(AsyncInto, total=False):
+    weight: float | None
     strict: bool
     route: str

@@ -135,8 +135,8 @@ def test_reduce_has_an_output_at_its_root_alone(comm: Whole) -> None:
     assert comm.op.out == comm.op.input
     comm.reduce(read_only(3), 1, out=y)
     assert comm.op.out.address == y.ctypes.data
-    comm.reduce(read_only(3), 2, "avg", out=np.zeros(99), weight=0)
-    assert (comm.op.root, comm.op.out, comm.op.weight) == (PEERS[2], None, 0.0)
+    comm.reduce(read_only(3), 2, "avg", out=np.zeros(99))
+    assert (comm.op.root, comm.op.out, comm.op.reduce) == (PEERS[2], None, ReduceOp.AVG)
     assert comm.op.peers == ()
 
 
@@ -164,9 +164,9 @@ def test_all_gather(comm: Whole) -> None:
 
 def test_reduce_scatter(comm: Whole) -> None:
     (out,) = f32(2)
-    comm.reduce_scatter(out, [read_only(n) for n in (1, 2, 3, 0)], "avg", weight=3)
+    comm.reduce_scatter(out, [read_only(n) for n in (1, 2, 3, 0)], "avg")
     assert [b.count for b in comm.op.sends] == [1, 2, 3, 0]
-    assert (comm.op.out.address, comm.op.weight) == (out.ctypes.data, 3.0)
+    assert (comm.op.out.address, comm.op.reduce) == (out.ctypes.data, ReduceOp.AVG)
     comm.reduce_scatter(out, np.zeros((4, 2), np.float32))
     assert [b.count for b in comm.op.sends] == [2] * 4
 
@@ -232,6 +232,7 @@ def test_two_ends_of_a_transfer_meet(comm: Whole) -> None:
         (lambda c: c.all_reduce(f32(3)[0], "avg", weight=-1), "weight=-1 must be"),
         (lambda c: c.all_reduce(f32(3)[0], "avg", weight=float("nan")), "weight=nan must be"),
         (lambda c: c.all_reduce(f32(3)[0], "avg", weight=float("inf")), "weight=inf must be"),
+        (lambda c: c.all_reduce(f32(3)[0], "avg", weight=1e301), "weight=1e+301 must be a number"),
         (lambda c: c.all_reduce(f32(3)[0], "avg", weight="1"), "weight='1' must be"),
         (lambda c: c.all_reduce(f32(3)[0], "avg", weight=True), "weight=True must be"),
         (lambda c: c.all_reduce(np.zeros(3, np.int32), "avg", weight=2), "not of int32"),

@@ -34,7 +34,7 @@ class Op:
     reduces to itself, scatters. sends, receives: by position in `peers`, () or None for nothing.
     peers: participants in rank order; () for all_reduce, broadcast and reduce of the whole group.
     context: 31 bits, 0 for the whole group. name: 0 (matched by order) or a 64-bit hash.
-    route: index in engine.ROUTES. weight: of this member in an avg.
+    route: index in engine.ROUTES. weight: this member's in an all_reduce with avg.
     """
 
     kind: Kind

@@ -118,3 +118,40 @@ def test_what_is_refused(value: object, says: str) -> None:
         buffers.of(value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        read_only(),
+        b"bytes",
+        memoryview(b"abcdef")[1:5],
+        np.float32(3),
+        memoryview(bytes(8)).cast("d"),
+    ],
+)
+def test_what_is_only_read_may_be_read_only(value: object) -> None:
+    found = buffers.of(value, writable=False)
+    assert ctypes.string_at(found.address, found.nbytes) == memoryview(value).tobytes()
+    assert buffers.of(b"", writable=False).address == 0
+
+
+def test_a_list_has_one_dtype_and_says_which_is_wrong() -> None:
+    found = buffers.of_each("outs", [np.zeros(2), np.zeros(0)], writable=True)
+    assert [b.count for b in found] == [2, 0]
+    with pytest.raises(UsageError, match=r"outs\[1\] is float32 and outs\[0\] float64"):
+        buffers.of_each("outs", [np.zeros(2), np.zeros(2, np.float32)], writable=True)
+    with pytest.raises(UsageError, match=r"ins\[1\]: float is not a tensor"):
+        buffers.of_each("ins", [np.zeros(2), 1.0], writable=False)
+
+
+def test_parts_and_overlaps() -> None:
+    array = np.zeros(10, np.float32)
+    whole = buffers.of(array)
+    part = whole.part(4, 3)
+    assert (part.address, part.count, part.owner) == (array[4:].ctypes.data, 3, array)
+    assert part.is_at(buffers.of(array[4:7]))
+    assert part.overlaps(whole)
+    assert not part.overlaps(whole.part(7, 3))
+    assert not part.overlaps(whole.part(0, 4))
+    assert whole.part(4, 0).address == 0
