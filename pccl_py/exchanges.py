@@ -221,7 +221,8 @@ class Exchanges(ABC):
             tensor: only read.
             dst: another rank.
             tag: 0 to 2**31 - 1. Sends from one member to another of one tag are received in order;
-                those of other tags are apart from them, and may come from other threads.
+                those of other tags are apart from them, and may come from other threads. A member
+                may use 8192 sub-groups and (source, destination, tag)s between two admissions.
         Blocks until the other has it. Deaths: the other's ends it with PeerLost; those of third
             members cost nothing.
         """
