@@ -33,14 +33,15 @@ extern "C" {
 
 /* cffi-begin */
 
-#define PCCL_ABI_VERSION  1
-#define PCCL_WIRE_VERSION 1
+#define PCCL_ABI_VERSION  2
+#define PCCL_WIRE_VERSION 2
 #define PCCL_HOST_MAX     64   /* bytes of a numeric address text, terminator included */
 #define PCCL_MEMBERS_MAX  1024 /* members of one group in one view */
 #define PCCL_OPS_MAX      1024 /* ops submitted and not ended, per engine */
 #define PCCL_ENDED_NAMED_MAX                                                                       \
     4096 /* named ops ended and remembered, per engine, see PCCL_EVENT_FULL */
 #define PCCL_SEGMENTS_MAX 65536 /* segments of one op */
+#define PCCL_CONTEXTS_MAX 8192  /* sub-groups and (source, destination, tag)s used in one line */
 #define PCCL_REASON_MAX   160   /* bytes of a reason text, terminator included */
 
 /* What the caller does next; the same members as pccl_py.errors.Code. */
@@ -72,10 +73,32 @@ enum pccl_dtype {
 /* The same members and numbers as pccl_py.types.ReduceOp. */
 enum pccl_reduce { PCCL_SUM = 0, PCCL_AVG = 1, PCCL_PROD = 2, PCCL_MIN = 3, PCCL_MAX = 4 };
 
-enum pccl_kind { PCCL_ALL_REDUCE = 0, PCCL_BROADCAST = 1 };
+/* The same members and numbers as pccl_py.types.Kind. */
+enum pccl_kind {
+    PCCL_ALL_REDUCE = 0,
+    PCCL_BROADCAST = 1,
+    PCCL_REDUCE = 2,
+    PCCL_ALL_GATHER = 3,
+    PCCL_REDUCE_SCATTER = 4,
+    PCCL_GATHER = 5, /* from here on: exchanges, whose segments only their two ends know */
+    PCCL_SCATTER = 6,
+    PCCL_ALL_TO_ALL = 7,
+    PCCL_SEND = 8,
+    PCCL_RECV = 9
+};
 
-/* How segments travel. AUTO: direct up to 32 members, else ring. Resolved in each view: where links
- * are known to be broken, everything takes the ring, which the view draws around them. */
+/* What the loss of a participant does to an op; the same as pccl_py.types.OnLoss. */
+enum pccl_on_loss {
+    PCCL_REPAIR = 0,   /* what is final nowhere is reduced again; a root must live */
+    PCCL_STRICT = 1,   /* a death that costs a segment raises */
+    PCCL_FIXED = 2,    /* anybody's going that costs a segment raises */
+    PCCL_EXCHANGE = 3, /* an exchange of all with all */
+    PCCL_TO_ROOT = 4,  /* all send to the root */
+    PCCL_FROM_ROOT = 5 /* the root sends to all */
+};
+
+/* How segments travel. AUTO: direct up to 32 members, else ring. Exchanges are direct. Resolved in each view: where links are known to be broken, everything
+ * takes the ring, which the view draws around them. */
 enum pccl_route {
     PCCL_ROUTE_AUTO = 0,
     PCCL_ROUTE_RING = 1,
@@ -131,17 +154,39 @@ struct pccl_view {
     const struct pccl_verdict *verdicts;
 };
 
+/* A piece of memory, aligned to the op's dtype; data is NULL only if count is 0. */
+struct pccl_block {
+    void *data;
+    uint64_t count;
+};
+
+/* Which memory an op uses, by kind (blocks are given by participant, in the order of `peers`):
+ * all_reduce      data: the result, count elements; input: what is added, NULL: data itself
+ * broadcast       data: read at the root, written elsewhere
+ * reduce          input: what is added; data: the result, at the root, may be input itself
+ * all_gather      receives: all blocks; input: this peer's, copied into its block at submit
+ * reduce_scatter  sends: all blocks; data: the sum of this peer's
+ * gather, scatter, all_to_all, send, recv: sends and receives; a block to oneself is copied at
+ *                 submit; count 0: nothing goes that way */
 struct pccl_op {
     int32_t kind;       /* enum pccl_kind */
     int32_t dtype;      /* enum pccl_dtype */
-    int32_t reduce;     /* enum pccl_reduce; PCCL_SUM for broadcast */
-    uint64_t root_peer; /* broadcast: peer id of the source; else 0 */
-    void *data;         /* in place: input and destination, count elements, aligned to the dtype */
+    int32_t reduce;     /* enum pccl_reduce; PCCL_SUM where nothing is reduced */
+    uint64_t root_peer; /* broadcast, scatter, send: the source; reduce, gather, recv: the
+                           destination; else 0. send and recv of one transfer: the destination */
+    void *data;
+    const void *input;
     uint64_t count;
-    uint64_t name;  /* 0: unnamed, matched by order; else a hash of the name, matched by (name, n-th
-                       use) */
-    int32_t strict; /* 1: a death that costs a segment raises PCCL_PEER_LOST */
-    int32_t route;  /* enum pccl_route */
+    uint32_t peer_count;   /* 0: all members (all_reduce, broadcast and reduce of context 0 only) */
+    const uint64_t *peers; /* participants in rank order, this one among them */
+    const struct pccl_block *sends; /* peer_count blocks, or NULL */
+    const struct pccl_block *receives;
+    uint32_t context; /* 0: the whole group; else 31 bits that name these participants (and tag) */
+    uint64_t name;    /* 0: unnamed, matched by order; else a hash of the name, matched by (name,
+                         n-th use) */
+    int32_t strict;   /* all_reduce: a death that costs a segment raises PCCL_PEER_LOST */
+    int32_t route;    /* enum pccl_route */
+    double weight;    /* all_reduce with PCCL_AVG: of this input, finite, 0 or more; else 1 */
     uint64_t timeout_ns; /* from now; at least 1 */
 };
 
@@ -190,20 +235,29 @@ struct pccl_event {
 struct pccl_op_report {
     uint64_t op;
     int32_t status; /* PCCL_OP_RUNNING, _STABLE, _RAISED */
-    int32_t strict;
-    uint64_t root_peer; /* broadcast: the source's peer id, else 0 */
+    int32_t on_loss;    /* enum pccl_on_loss */
+    uint64_t root_peer; /* whose loss the op cannot survive, or 0 */
     int32_t timed_out;
     int32_t code; /* if raised */
-    uint32_t segments;
-    const uint8_t *final;
+    uint32_t segments;    /* of an exchange: one per member of the ring, final: all that it is to */
+    const uint8_t *final; /* send here is here */
+    uint32_t among_bytes; /* 0: all members take part; else a bitmap over the ring */
+    const uint8_t *among;
+};
+
+struct pccl_context_report {
+    uint32_t context;
+    uint32_t stable; /* every unnamed op of it up to this number is held by all its participants */
 };
 
 struct pccl_report {
     uint32_t epoch;
-    uint32_t submitted; /* unnamed ops submitted in this line */
-    uint32_t stable;
+    uint32_t submitted; /* unnamed ops of context 0 submitted in this line */
+    uint32_t stable;    /* of context 0 */
     uint32_t op_count;
     const struct pccl_op_report *ops;
+    uint32_t context_count;
+    const struct pccl_context_report *contexts; /* without context 0 */
 };
 
 struct pccl_stats {
@@ -263,9 +317,12 @@ void pccl_report_free(struct pccl_report *report);
 
 /* Submits an op; *op_id is its number as the coordinator knows it, *ticket what wait takes. The op
  * starts when all that is needed is there; a submit after the engine was failed ends at once.
- * Thread: any; never blocks. Owned by: data belongs to the engine until pccl_engine_wait has
- * returned the result for this ticket. Errors: PCCL_USAGE (arguments, overlap with a buffer in
- * flight, a name whose hash meets another), PCCL_RESOURCE (PCCL_OPS_MAX ops in flight, memory). */
+ * Thread: any; never blocks (it may copy a block to oneself). Owned by: all memory that the op
+ * names belongs to the engine until pccl_engine_wait has returned the result for this ticket: what
+ * is written must not be touched, what is only read may be read by others, other ops included.
+ * `op` itself and its arrays are copied. Errors: PCCL_USAGE (arguments, memory that another op in
+ * flight writes, a name whose hash meets another), PCCL_RESOURCE (PCCL_OPS_MAX ops in flight,
+ * PCCL_CONTEXTS_MAX contexts, memory). */
 int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *op_id,
                        uint64_t *ticket);
 
@@ -275,7 +332,8 @@ int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *
 int pccl_engine_wait(pccl_engine *engine, uint64_t ticket, int timeout_ms,
                      struct pccl_result *result);
 
-/* Ops (named ones included) submitted by this peer in this line: the safe-point position.
+/* Ops of context 0 (named ones included) submitted by this peer in this line: the safe-point
+ * position. What passes in sub-groups and between two members differs from member to member.
  * Thread: any; never blocks. */
 uint64_t pccl_engine_submitted(pccl_engine *engine);
 

@@ -7,15 +7,14 @@
 #include "check.h"
 #include "internal.h"
 
-bool pc_is_known(const struct pc_op *op, uint32_t index) {
-    return (op->known[index / 8] >> index % 8 & 1) != 0;
-}
-
 bool pc_all_ready(const pc_core *core, const struct pc_op *op) {
     if (pc_route(core, op) == PCCL_ROUTE_RING)
-        return op->next_run + 1 >= core->world;
-    return op->known_count + 1 >= core->world;
+        return op->next_run + 1 >= pc_size(op);
+    return op->known_count + 1 >= pc_size(op);
 }
+
+/* ---- agreement ---------------------------------------------------------------------------------
+ */
 
 static void mismatch(pc_core *core, struct pc_op *op, const struct pc_desc *theirs, uint32_t from) {
     op->mismatched = true;
@@ -29,6 +28,30 @@ static bool differ(const struct pc_desc *a, const struct pc_desc *b) {
     return pc_desc_differ(a, b, a_text, b_text, sizeof a_text) != NULL;
 }
 
+struct pc_desc pc_desc_for(const struct pc_op *op, uint32_t place) {
+    struct pc_desc desc = op->desc;
+    const struct pc_stream *stream = op->streams ? pc_stream_at(op, place) : NULL;
+    if (stream)
+        desc.count = stream->in_count;
+    return desc;
+}
+
+/* In an exchange the two ends of each pair must agree on what passes between them. */
+static void compare_streams(pc_core *core, struct pc_op *op) {
+    for (uint32_t i = 0; i < op->stream_count && !op->mismatched; i++) {
+        const struct pc_stream *stream = &op->streams[i];
+        if (stream->place == PC_NO_INDEX || stream->place == pc_self(op))
+            continue;
+        const struct pc_said *said = pc_said(op, stream->place);
+        if (!said->known)
+            continue;
+        struct pc_desc theirs = op->desc;
+        theirs.count = said->for_you;
+        if (stream->in_count != said->for_you)
+            mismatch(core, op, &theirs, op->context->at[stream->place]);
+    }
+}
+
 /* Our descriptor against those that are here: of all that differ, one at least differs from ours.
  */
 static void compare(pc_core *core, struct pc_op *op) {
@@ -38,32 +61,85 @@ static void compare(pc_core *core, struct pc_op *op) {
         mismatch(core, op, &op->desc_first, op->first_from);
     else if (op->odd_from != PC_NO_INDEX)
         mismatch(core, op, &op->desc_odd, op->odd_from);
+    else
+        compare_streams(core, op);
 }
 
-void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t index) {
-    uint8_t bit = (uint8_t)(1u << index % 8);
-    if (op->ready_queued[index / 8] & bit)
+bool pc_is_complete(const pc_core *core, const struct pc_op *op) {
+    for (uint32_t i = 0; i < op->block_count; i++)
+        if (op->blocks[i].peer &&
+            pc_place_of_peer(core, op->context, op->blocks[i].peer) == PC_NO_INDEX)
+            return false;
+    for (uint32_t i = 0; i < op->stream_count; i++)
+        if (op->streams[i].place == PC_NO_INDEX && op->desc.kind != PCCL_SCATTER)
+            return false;
+    return true;
+}
+
+void pc_members_changed(pc_core *core, struct pc_op *op) {
+    struct pc_desc without = op->desc;
+    without.members = 0;
+    if (!op->mismatched)
+        mismatch(core, op, &without, core->self);
+}
+
+/* ---- saying it ---------------------------------------------------------------------------------
+ */
+
+void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place) {
+    struct pc_said *said = pc_said(op, place);
+    if (said->queued)
         return; /* the one that waits carries the news when it goes */
-    op->ready_queued[index / 8] |= bit;
-    pc_pair_push(core, index, op, 0, PC_READY);
+    said->queued = true;
+    pc_push(core, op, place, 0, PC_READY);
+}
+
+void pc_announce_all(pc_core *core, struct pc_op *op) {
+    for (uint32_t i = pc_after(op, pc_self(op)); i != pc_self(op); i = pc_after(op, i))
+        pc_announce_to(core, op, i);
 }
 
 void pc_announce(pc_core *core, struct pc_op *op) {
     if (pc_route(core, op) == PCCL_ROUTE_RING) {
-        pc_announce_to(core, op, pc_before(core, core->self));
-        pc_announce_to(core, op, pc_after(core, core->self));
+        pc_announce_to(core, op, pc_before(op, pc_self(op)));
+        pc_announce_to(core, op, pc_after(op, pc_self(op)));
         return;
     }
     pc_star_open(core, op);
-    for (uint32_t i = pc_after(core, core->self); i != core->self; i = pc_after(core, i))
-        pc_announce_to(core, op, i);
+    pc_announce_all(core, op);
+}
+
+/* What was said before the participants were known. */
+static void take_stock(pc_core *core, struct pc_op *op) {
+    op->known_count = 0;
+    for (uint32_t place = 0; place < pc_size(op); place++) {
+        struct pc_said *said = pc_said(op, place);
+        if (place == pc_self(op) || !said->known)
+            continue;
+        op->known_count++;
+        if (op->streams)
+            pc_exchange_ready(core, op, place);
+    }
+    op->next_run = pc_said(op, pc_after(op, pc_self(op)))->run;
+}
+
+void pc_op_enter_view(pc_core *core, struct pc_op *op) {
+    if (op->streams)
+        pc_exchange_enter(core, op);
+    for (uint32_t b = 0; b < op->block_count; b++) {
+        uint32_t place = op->blocks[b].peer
+                             ? pc_place_of_peer(core, op->context, op->blocks[b].peer)
+                             : PC_NO_INDEX;
+        if (place != PC_NO_INDEX)
+            pc_said(op, place)->block = (uint16_t)b;
+    }
 }
 
 static void learn(struct pc_op *op, uint32_t from, const struct pc_desc *desc) {
-    if (!pc_is_known(op, from)) {
-        op->known[from / 8] |= (uint8_t)(1u << from % 8);
-        op->known_count++;
-    }
+    struct pc_said *said = &op->said[from];
+    said->known = true;
+    said->weight = desc->weight;
+    said->for_you = desc->for_you;
     if (op->first_from == PC_NO_INDEX) {
         op->first_from = from;
         op->desc_first = *desc;
@@ -76,19 +152,78 @@ static void learn(struct pc_op *op, uint32_t from, const struct pc_desc *desc) {
 /* ---- data frames, parked or at once ------------------------------------------------------------
  */
 
+/* Whether a payload of this length can be that of this frame. */
+static bool fits(const struct pc_op *op, uint32_t from, const struct pc_header *header) {
+    size_t bytes = pc_op_bytes(op, header->segment);
+    if (header->type == PC_PART && !header->length) /* it receives only */
+        return !bytes || (op->desc.reduce == PCCL_AVG && op->said[from].weight <= 0);
+    if (header->type == PC_SUM && op->desc.reduce == PCCL_AVG &&
+        header->length == bytes + PC_WEIGHT_BYTES)
+        return true;
+    return header->length == bytes;
+}
+
 static const char *data_frame(pc_core *core, struct pc_op *op, uint32_t from,
                               const struct pc_header *header, struct pc_buffer *buffer) {
-    if (header->segment >= op->segment_count ||
-        (buffer && header->length != pc_op_bytes(op, header->segment))) {
+    uint32_t place = pc_place(op->context, from);
+    const char *wrong = NULL;
+    if (place == PC_NO_INDEX)
+        wrong = "a frame of one who does not take part";
+    else if (!op->streams && (header->segment >= op->segment_count ||
+                              (pc_carries_value(header->type) && !fits(op, from, header))))
+        wrong = "a segment that the op does not have";
+    if (wrong) {
         if (buffer)
             pc_pool_put(&core->pool, buffer);
-        return "a segment that the op does not have";
+        return wrong;
     }
-    if (buffer)
-        op->result.bytes_received += header->length;
+    op->result.bytes_received += header->length;
+    if (op->streams)
+        return pc_exchange_frame(core, op, place, header, buffer);
     if (pc_route(core, op) == PCCL_ROUTE_RING)
-        return pc_ring_frame(core, op, from, header, buffer);
-    return pc_star_frame(core, op, from, header, buffer);
+        return pc_ring_frame(core, op, place, header, buffer);
+    return pc_star_frame(core, op, place, header, buffer);
+}
+
+uint8_t *pc_landing(pc_core *core, uint32_t from, const struct pc_header *header,
+                    struct pc_op **which) {
+    if (header->type != PC_COPY || !header->length)
+        return NULL;
+    struct pc_op *op = pc_op_find(core, pc_op_id(header));
+    if (!op || op->state != PC_RUNNING || op->mismatched || !op->said[from].known)
+        return NULL;
+    uint32_t i = header->segment;
+    *which = op;
+    if (op->streams) {
+        struct pc_stream *stream = pc_stream_at(op, pc_place(op->context, from));
+        if (!stream || i >= stream->in_segments || stream->landed[i] != PC_MISSING ||
+            header->length !=
+                pc_stream_elements(core, op, stream->in_count, i) * op->element_bytes)
+            return NULL;
+        stream->landed[i] = PC_LANDING;
+        return stream->in + pc_stream_offset(core, op, i);
+    }
+    if (i >= op->segment_count || op->segments[i].state != PC_INTACT || op->segments[i].landing ||
+        header->length != pc_op_bytes(op, i) || op->undo)
+        return NULL;
+    uint8_t *out = pc_op_out(op, i);
+    bool input = pc_reduces(op->desc.kind) && pc_op_in(op, i) == out;
+    if (!out || input)
+        return NULL; /* an input must be replaced whole */
+    op->segments[i].landing = true;
+    return out;
+}
+
+void pc_landing_over(struct pc_op *op, uint32_t from, uint32_t segment) {
+    if (op->state != PC_RUNNING)
+        return;
+    if (!op->streams) {
+        op->segments[segment].landing = false;
+        return;
+    }
+    struct pc_stream *stream = pc_stream_at(op, pc_place(op->context, from));
+    if (stream && stream->landed[segment] == PC_LANDING)
+        stream->landed[segment] = PC_MISSING;
 }
 
 static void park(struct pc_op *op, struct pc_buffer *buffer) {
@@ -110,7 +245,7 @@ static const char *unpark(pc_core *core, struct pc_op *op) {
         buffer->next = NULL;
         if (op->state != PC_RUNNING) {
             pc_pool_put(&core->pool, buffer);
-        } else if (!pc_is_known(op, buffer->from)) {
+        } else if (!op->said[buffer->from].known) {
             park(op, buffer);
         } else {
             struct pc_header header = buffer->header;
@@ -122,10 +257,38 @@ static const char *unpark(pc_core *core, struct pc_op *op) {
     return wrong;
 }
 
+static bool is_float(int dtype) {
+    return dtype >= PCCL_FLOAT16 && dtype <= PCCL_FLOAT64;
+}
+
+/* Weights belong to averages of floats. */
+static bool weight_is_sound(const struct pc_desc *desc) {
+    bool one = desc->weight >= 1 && desc->weight <= 1;
+    return one || (desc->reduce == PCCL_AVG && is_float(desc->dtype));
+}
+
+/* A participant has spoken, of an op that runs here. */
+static void heard(pc_core *core, struct pc_op *op, uint32_t place, bool first) {
+    op->known_count += first;
+    compare(core, op);
+    if (op->mismatched)
+        return;
+    if (op->streams)
+        pc_exchange_ready(core, op, place);
+    const struct pc_said *said = pc_said(op, place);
+    if (place != pc_after(op, pc_self(op)) || said->run <= op->next_run ||
+        said->run > pc_size(op))
+        return;
+    bool told_enough = op->next_run + 2 >= pc_size(op); /* by what was announced before */
+    op->next_run = said->run;
+    if (!told_enough && pc_route(core, op) == PCCL_ROUTE_RING)
+        pc_announce_to(core, op, pc_before(op, pc_self(op)));
+}
+
 static const char *on_ready(pc_core *core, uint32_t from, const struct pc_header *header,
                             const uint8_t *small) {
     struct pc_desc desc;
-    if (!pc_desc_get(small, &desc))
+    if (!pc_desc_get(small, &desc) || !weight_is_sound(&desc))
         return "a descriptor that cannot be";
     uint64_t id = pc_op_id(header);
     if (pc_op_is_past(core, id))
@@ -133,22 +296,31 @@ static const char *on_ready(pc_core *core, uint32_t from, const struct pc_header
     struct pc_op *op = pc_op_get(core, id, PC_OPS_ANNOUNCED_MAX);
     if (!op)
         return "more ops announced than allowed";
+    uint32_t place = op->state == PC_RUNNING ? pc_place(op->context, from) : 0;
+    if (place == PC_NO_INDEX)
+        return "an op of others";
+    struct pc_said *said = &op->said[from];
+    bool first = !said->known;
     learn(op, from, &desc);
-    if (header->segment > op->opened_by[from])
-        op->opened_by[from] = header->segment;
-    if (from == pc_after(core, core->self) && header->contributors > op->next_run &&
-        header->contributors <= core->world) {
-        bool told_enough = op->next_run + 2 >= core->world; /* by what was announced before */
-        op->next_run = header->contributors;
-        if (op->state == PC_RUNNING && !told_enough && pc_route(core, op) == PCCL_ROUTE_RING)
-            pc_announce_to(core, op, pc_before(core, core->self));
-    }
+    if (header->segment > said->opened)
+        said->opened = header->segment;
+    if (header->contributors > said->run)
+        said->run = header->contributors;
     if (op->state != PC_RUNNING)
         return NULL;
-    compare(core, op);
+    heard(core, op, place, first);
     const char *wrong = unpark(core, op);
     pc_start(core);
     return wrong;
+}
+
+/* A mark of an op that is not submitted here: in an exchange others may be done before we begin. */
+static const char *early_mark(struct pc_op *op, uint32_t from, const struct pc_header *header) {
+    bool exchange = op->first_from == PC_NO_INDEX || pc_is_exchange(op->desc_first.kind);
+    if (header->type != PC_MARK || !exchange)
+        return "a mark of an op that is not submitted";
+    op->said[from].whole = true;
+    return NULL;
 }
 
 const char *pc_frame_arrived(pc_core *core, uint32_t from, const struct pc_header *header,
@@ -161,26 +333,30 @@ const char *pc_frame_arrived(pc_core *core, uint32_t from, const struct pc_heade
             pc_pool_put(&core->pool, buffer);
         return NULL;
     }
-    struct pc_op *op = buffer ? pc_op_get(core, id, PC_OPS_ANNOUNCED_MAX) : pc_op_find(core, id);
+    struct pc_op *op = pc_op_get(core, id, PC_OPS_ANNOUNCED_MAX);
     if (!op) {
         if (buffer)
             pc_pool_put(&core->pool, buffer);
-        return buffer ? "frames of more ops than allowed" : "a mark of an op that nobody has";
+        return "frames of more ops than allowed";
     }
     bool usable = op->state == PC_RUNNING && !op->mismatched;
-    if (usable && (!buffer || pc_is_known(op, from)))
+    if (usable && (!buffer || op->said[from].known))
         return data_frame(core, op, from, header, buffer);
-    if (!buffer)
-        return op->mismatched ? NULL : "a mark of an op that is not submitted";
-    park(op, buffer);
+    if (buffer)
+        park(op, buffer);
+    else if (op->state == PC_FOREIGN)
+        return early_mark(op, from, header);
     return NULL;
 }
 
 void pc_submitted(pc_core *core, struct pc_op *op) {
     pc_announce(core, op);
+    take_stock(core, op);
     compare(core, op);
     (void)unpark(core, op); /* what was wrong before we knew the op costs nobody a link */
     if (op->state == PC_RUNNING)
         pc_startable(core, op);
     pc_start(core);
+    if (op->streams)
+        pc_exchange_check(core, op);
 }

@@ -10,6 +10,11 @@ static inline void pc_put_u16(uint8_t *to, uint16_t value) {
     to[1] = (uint8_t)(value >> 8);
 }
 
+static inline void pc_put_u24(uint8_t *to, uint32_t value) {
+    pc_put_u16(to, (uint16_t)value);
+    to[2] = (uint8_t)(value >> 16);
+}
+
 static inline void pc_put_u32(uint8_t *to, uint32_t value) {
     pc_put_u16(to, (uint16_t)value);
     pc_put_u16(to + 2, (uint16_t)(value >> 16));
@@ -22,6 +27,10 @@ static inline void pc_put_u64(uint8_t *to, uint64_t value) {
 
 static inline uint16_t pc_get_u16(const uint8_t *from) {
     return (uint16_t)(from[0] | (from[1] << 8));
+}
+
+static inline uint32_t pc_get_u24(const uint8_t *from) {
+    return (uint32_t)pc_get_u16(from) | ((uint32_t)from[2] << 16);
 }
 
 static inline uint32_t pc_get_u32(const uint8_t *from) {

@@ -11,7 +11,6 @@
 
 #define SEGMENT_BYTES_MIN (16u << 10)
 #define SEGMENT_BYTES_MAX (512u << 10)
-#define SEGMENTS_WANTED   32 /* of an op between the two: enough to keep every member busy */
 
 size_t pccl_dtype_size(int dtype) {
     static const size_t sizes[] = {1, 1, 2, 4, 8, 2, 2, 4, 8};
@@ -29,10 +28,15 @@ pc_core *pc_core_new(const struct pc_core_config *config) {
         core->config.segment_bytes_max = SEGMENT_BYTES_MAX;
     PC_ASSERT(core->config.segment_bytes_min <= core->config.segment_bytes_max);
     PC_ASSERT(core->config.segment_bytes_max < PC_PAYLOAD_MAX);
-    pc_pool_init(&core->pool, core->config.segment_bytes_max);
+    pc_pool_init(&core->pool, core->config.segment_bytes_max + PC_WEIGHT_BYTES);
     core->event_tail = &core->event_head;
     core->start_tail = &core->start_head;
     core->deadline_ns = UINT64_MAX;
+    core->whole = pc_context_get(core, 0, NULL, 0);
+    if (!core->whole) {
+        free(core);
+        return NULL;
+    }
     return core;
 }
 
@@ -41,11 +45,7 @@ void pc_core_free(pc_core *core) {
         return;
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
-        free(op->segments);
-        free(op->part_cursors);
-        free(op->acked);
-        free(op->undo);
-        free(op);
+        pc_op_free(op);
     }
     for (uint32_t i = 0; i < core->verdict_count; i++) {
         free(core->verdicts[i].holders);
@@ -53,6 +53,7 @@ void pc_core_free(pc_core *core) {
     }
     free(core->verdicts);
     pc_pairs_free(core);
+    pc_contexts_free(core, true);
     for (int id = 0; id < PC_LINKS_MAX; id++)
         free(core->links[id]);
     free(core->peers);
@@ -64,47 +65,29 @@ uint32_t pc_core_epoch(const pc_core *core) {
     return core->epoch;
 }
 
-/* The size of a segment depends on the tensor alone, never on the view: a repair speaks of the same
- * segments. Returns elements per segment, at least 1. */
-static uint64_t segment_elements(const pc_core *core, int dtype, uint64_t count) {
-    size_t element = pccl_dtype_size(dtype);
-    uint64_t bytes = count * element / SEGMENTS_WANTED;
-    if (bytes < core->config.segment_bytes_min)
-        bytes = core->config.segment_bytes_min;
-    if (bytes > core->config.segment_bytes_max)
-        bytes = core->config.segment_bytes_max;
-    uint64_t elements = bytes / element;
-    return elements ? elements : 1;
-}
-
-uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count) {
-    uint64_t each = segment_elements(core, dtype, count);
-    uint64_t segments = (count + each - 1) / each;
-    return segments ? (uint32_t)segments : 1; /* an empty tensor is one empty segment */
-}
-
 int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, uint64_t now_ns) {
     struct pc_op *op = pc_op_get(core, op_id, PC_OPS_TABLE_MAX);
     if (!op)
         return PCCL_RESOURCE;
     if (op->state != PC_FOREIGN)
         return PCCL_USAGE; /* another name with the same hash */
-    if (!pc_op_start_running(core, op, args, now_ns))
-        return PCCL_RESOURCE;
-    if (!pc_is_named(op_id)) {
-        PC_ASSERT(pc_number(op_id) == core->submitted + 1);
-        core->submitted++;
-    }
-    if (args->kind == PCCL_BROADCAST && args->root_peer == core->config.peer)
-        pc_root_final(op);
-    if (!core->epoch || core->stopped)
+    int status = pc_op_start_running(core, op, args, now_ns);
+    struct pc_context *context = pc_context_find(core, pc_context_id(op_id));
+    if (context && !pc_is_named(op_id) && pc_number(op_id) > context->submitted)
+        context->submitted = pc_number(op_id);
+    if (status != PCCL_OK)
+        return status;
+    if (!pc_reduces(args->kind))
+        pc_sources_final(op, core->config.peer);
+    if (!core->epoch)
         return PCCL_OK; /* registered; it starts when a view is installed */
-    if (!pc_view_apply(core, op)) {
-        core->plan_left -= op->plan_left; /* a late submitter does not count for Repaired */
-        op->plan_left = 0;
-        op->result.repaired = 0;
-        pc_submitted(core, op);
-    }
+    pc_op_enter_view(core, op);
+    if (core->stopped || pc_view_apply(core, op))
+        return PCCL_OK;
+    core->plan_left -= op->plan_left; /* a late submitter does not count for Repaired */
+    op->plan_left = 0;
+    op->result.repaired = 0;
+    pc_submitted(core, op);
     return PCCL_OK;
 }
 
@@ -145,29 +128,42 @@ void pc_core_tick(pc_core *core, uint64_t now_ns) {
 /* ---- events -----------------------------------------------------------------------------------
  */
 
-/* The first member, from the successor on, of which no descriptor is here. */
+/* The first participant, from the successor on, of which no descriptor is here. */
 static uint32_t first_silent(const pc_core *core, const struct pc_op *op) {
-    if (core->world < 2 || pc_all_ready(core, op))
+    if (pc_size(op) < 2 || pc_all_ready(core, op))
         return PC_NO_INDEX;
     if (pc_route(core, op) == PCCL_ROUTE_RING)
-        return (core->self + op->next_run + 1) % core->world;
-    uint32_t i = pc_after(core, core->self);
-    while (pc_is_known(op, i))
-        i = pc_after(core, i);
+        return (pc_self(op) + op->next_run + 1) % pc_size(op);
+    uint32_t i = pc_after(op, pc_self(op));
+    while (pc_said(op, i)->known)
+        i = pc_after(op, i);
     return i;
+}
+
+/* Bytes that are not here yet. */
+static uint64_t missing_bytes(const pc_core *core, const struct pc_op *op) {
+    uint64_t missing = 0;
+    for (uint32_t i = 0; i < op->segment_count; i++)
+        if (op->segments[i].state == PC_INTACT)
+            missing += pc_op_bytes(op, i);
+    for (uint32_t s = 0; s < op->stream_count; s++) {
+        const struct pc_stream *stream = &op->streams[s];
+        for (uint32_t i = 0; i < stream->in_segments; i++)
+            if (stream->landed[i] != PC_LANDED)
+                missing +=
+                    pc_stream_elements(core, op, stream->in_count, i) * op->element_bytes;
+    }
+    return missing;
 }
 
 /* The blame line: what is missing, and who is the first that has not submitted, if any. */
 static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
                   struct pccl_event *event) {
-    uint64_t missing = 0;
-    for (uint32_t i = 0; i < op->segment_count; i++)
-        if (op->segments[i].state == PC_INTACT)
-            missing += pc_op_bytes(op, i);
+    uint64_t missing = missing_bytes(core, op);
     double seconds = (double)(now_ns - op->submitted_ns) / 1e9;
     uint32_t silent = first_silent(core, op);
     if (silent != PC_NO_INDEX) {
-        event->peer = core->peers[silent];
+        event->peer = core->peers[op->context->at[silent]];
         snprintf(event->reason, sizeof event->reason,
                  "waited %.1f s, %" PRIu64 " bytes missing, not known to have submitted it: "
                  "peer %08" PRIx64,
@@ -175,13 +171,14 @@ static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
     } else {
         snprintf(event->reason, sizeof event->reason,
                  "waited %.1f s in %s, %" PRIu64 " bytes missing", seconds,
-                 op->final_count < op->segment_count ? "reduce and copy" : "confirmation", missing);
+                 missing ? "reduce and copy" : "confirmation", missing);
     }
 }
 
 static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pccl_event *event) {
     event->peer = core->peers[op->mismatch_from];
-    const char *field = pc_desc_differ(&op->desc, &op->mismatch_desc, event->mine, event->theirs,
+    struct pc_desc mine = pc_desc_for(op, pc_place(op->context, op->mismatch_from));
+    const char *field = pc_desc_differ(&mine, &op->mismatch_desc, event->mine, event->theirs,
                                        sizeof event->mine);
     snprintf(event->field, sizeof event->field, "%s", field ? field : "descriptor");
 }
@@ -210,7 +207,7 @@ static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     if (!op->events) {
         pc_op_unpost(core, op);
         if (op->state == PC_STABLE)
-            pc_op_sweep(core);
+            pc_op_sweep(core, op->context);
     }
     return 1;
 }

@@ -18,6 +18,9 @@ void pc_demux_stop(pc_core *core, struct pc_link *link) {
     if (link->buffer)
         pc_pool_put(&core->pool, link->buffer);
     link->buffer = NULL;
+    if (link->direct_op)
+        pc_landing_over(link->direct_op, link->pair->index, link->header.segment);
+    link->direct_op = NULL;
     link->target = PC_RX_NOWHERE;
 }
 
@@ -45,6 +48,12 @@ static void route(pc_core *core, struct pc_link *link) {
         pc_link_spoil(link, "segment longer than any");
         return;
     }
+    link->direct = pc_landing(core, link->pair->index, header, &link->direct_op);
+    if (link->direct) {
+        link->target = PC_RX_DIRECT;
+        return;
+    }
+    link->direct_op = NULL;
     link->buffer = pc_pool_take(&core->pool);
     if (!link->buffer) {
         pc_link_spoil(link, "more segments in flight than the window allows");
@@ -58,6 +67,8 @@ static uint8_t *payload_at(struct pc_link *link) {
         return link->buffer->data + link->payload_have;
     if (link->target == PC_RX_SMALL)
         return link->small + link->payload_have;
+    if (link->target == PC_RX_DIRECT)
+        return link->direct + link->payload_have;
     return NULL;
 }
 
@@ -77,6 +88,9 @@ static void frame_done(pc_core *core, struct pc_link *link) {
         pc_link_spoil(link, "wrong checksum");
         return;
     }
+    if (link->direct_op)
+        pc_landing_over(link->direct_op, link->pair->index, header.segment);
+    link->direct_op = NULL;
     struct pc_buffer *buffer = link->buffer;
     link->buffer = NULL;
     link->target = PC_RX_NOWHERE;
@@ -158,7 +172,7 @@ int pc_core_held(const pc_core *core, int id) {
 
 size_t pc_core_rx_space(pc_core *core, int id, uint8_t **ptr) {
     struct pc_link *link = core->links[id];
-    if (link->bad || link->held || !link->in_payload || link->target != PC_RX_BUFFER)
+    if (link->bad || link->held || !link->in_payload || !(link->target == PC_RX_BUFFER || link->target == PC_RX_DIRECT))
         return 0;
     *ptr = payload_at(link);
     return link->header.length - link->payload_have;
@@ -166,7 +180,7 @@ size_t pc_core_rx_space(pc_core *core, int id, uint8_t **ptr) {
 
 void pc_core_rx_done(pc_core *core, int id, size_t n) {
     struct pc_link *link = core->links[id];
-    PC_ASSERT(link->in_payload && link->target == PC_RX_BUFFER);
+    PC_ASSERT(link->in_payload && payload_at(link));
     core->stats.bytes_received += n;
     payload_arrived(core, link, payload_at(link), n);
 }

@@ -15,7 +15,7 @@ enum command_type { CMD_SUBMIT, CMD_VIEW, CMD_FLUSH, CMD_FAIL, CMD_STOP };
 struct command {
     struct command *next;
     enum command_type type;
-    struct pccl_op op;
+    struct pccl_op *op; /* one block, with all it points to */
     uint64_t op_id;
     struct pccl_view *view; /* one block, with all it points to */
     uint32_t epoch;
@@ -28,14 +28,25 @@ struct event_node {
     struct pccl_event event;
 };
 
+/* Memory of an op in flight. */
+struct pc_range {
+    const uint8_t *data;
+    uint64_t bytes;
+    bool written;
+};
+
+struct pc_ranges {
+    struct pc_range *rows;
+    uint32_t count;
+};
+
 enum ticket_state { TICKET_FREE = 0, TICKET_RUNNING, TICKET_ENDED };
 
 struct ticket {
     enum ticket_state state;
     uint32_t generation;
     uint64_t op_id;
-    const uint8_t *data;
-    uint64_t bytes;
+    struct pc_ranges ranges;
     struct pccl_result result;
     pthread_cond_t ended;
 };
@@ -51,9 +62,10 @@ struct pccl_engine {
     struct ticket tickets[TICKETS];
     struct pccl_report *report;
     struct pccl_stats stats;
-    struct pc_names names;
-    uint32_t unnamed;
-    uint64_t submitted;
+    struct pc_names names;  /* uses of each op name */
+    struct pc_names counts; /* unnamed ops of each context but 0 */
+    uint32_t unnamed;       /* of context 0 */
+    uint64_t submitted;     /* of context 0, named ones included */
     int failed;
     char failed_text[1024];
 };
@@ -62,6 +74,20 @@ struct pccl_engine {
 struct command *pc_command_new(enum command_type type);
 /* Hands it to pccl-io. Caller holds the mutex. */
 void pc_command_push(pccl_engine *engine, struct command *command);
+
+/* ---- opcopy.c: an op from the caller's memory ------------------------------------------------- */
+
+bool pc_op_is_sound(const struct pccl_op *op, uint64_t self);
+/* One block with all that the op points to (but the tensors), for one free(); NULL: memory. */
+struct pccl_op *pc_op_copy(const struct pccl_op *op);
+/* The memory that it reads and writes, for pc_ranges_free. PCCL_OK, PCCL_RESOURCE, PCCL_USAGE: what
+ * it writes overlaps what else it names. */
+int pc_op_ranges(const struct pccl_op *op, uint64_t self, struct pc_ranges *ranges);
+void pc_ranges_free(struct pc_ranges *ranges);
+/* true: one writes where the other reads or writes. */
+bool pc_ranges_clash(const struct pc_ranges *a, const struct pc_ranges *b);
+/* What a participant gives to itself. */
+void pc_op_copy_own(const struct pccl_op *op, uint64_t self);
 
 /* Whether a view makes sense for this peer; nothing in it is trusted further. */
 bool pc_view_is_sound(const struct pccl_view *view, uint64_t self);

@@ -2,6 +2,7 @@
 #include "frame.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -20,14 +21,14 @@ void pc_header_put(uint8_t out[PC_HEADER_BYTES], const struct pc_header *header,
                    const void *payload) {
     out[0] = PCCL_WIRE_VERSION;
     out[1] = header->type;
-    pc_put_u16(out + 2, header->flags);
-    pc_put_u32(out + 4, header->epoch);
-    pc_put_u16(out + 8, header->context);
-    pc_put_u16(out + 10, header->contributors);
-    pc_put_u32(out + 12, header->op);
-    pc_put_u32(out + 16, header->segment);
-    pc_put_u32(out + 20, header->held);
-    pc_put_u32(out + 24, header->length);
+    out[2] = header->flags;
+    pc_put_u24(out + 3, header->length);
+    pc_put_u16(out + 6, header->contributors);
+    pc_put_u32(out + 8, header->epoch);
+    pc_put_u32(out + 12, header->context);
+    pc_put_u32(out + 16, header->op);
+    pc_put_u32(out + 20, header->segment);
+    pc_put_u32(out + 24, header->held);
     uint32_t crc = pc_header_crc(out);
     if (header->flags & PC_FLAG_PAYLOAD_CRC)
         crc = pc_crc32c(crc, payload, header->length);
@@ -38,21 +39,21 @@ const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *h
     if (in[0] != PCCL_WIRE_VERSION)
         return "frame of another wire version";
     header->type = in[1];
-    header->flags = pc_get_u16(in + 2);
-    header->epoch = pc_get_u32(in + 4);
-    header->context = pc_get_u16(in + 8);
-    header->contributors = pc_get_u16(in + 10);
-    header->op = pc_get_u32(in + 12);
-    header->segment = pc_get_u32(in + 16);
-    header->held = pc_get_u32(in + 20);
-    header->length = pc_get_u32(in + 24);
+    header->flags = in[2];
+    header->length = pc_get_u24(in + 3);
+    header->contributors = pc_get_u16(in + 6);
+    header->epoch = pc_get_u32(in + 8);
+    header->context = pc_get_u32(in + 12);
+    header->op = pc_get_u32(in + 16);
+    header->segment = pc_get_u32(in + 20);
+    header->held = pc_get_u32(in + 24);
     header->crc = pc_get_u32(in + 28);
     if (header->type < PC_SUM || header->type > PC_ACK)
         return "frame of unknown type";
-    if (header->flags & (uint16_t)~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC))
+    if (header->flags & ~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC))
         return "frame with unknown flags";
-    if (header->context)
-        return "frame of an unknown context";
+    if (header->context >> 31)
+        return "frame of an impossible context";
     if (header->length > PC_PAYLOAD_MAX)
         return "frame longer than allowed";
     if (!(header->flags & PC_FLAG_PAYLOAD_CRC) && header->crc != pc_header_crc(in))
@@ -66,30 +67,43 @@ uint64_t pc_op_id(const struct pc_header *header) {
 }
 
 void pc_desc_put(uint8_t out[PC_DESC_BYTES], const struct pc_desc *desc) {
-    memset(out, 0, PC_DESC_BYTES);
     pc_put_u64(out, desc->count);
     pc_put_u64(out + 8, desc->name);
     pc_put_u64(out + 16, desc->root_peer);
-    out[24] = desc->kind;
-    out[25] = desc->dtype;
-    out[26] = desc->reduce;
-    out[27] = desc->strict;
-    out[28] = desc->route;
+    pc_put_u64(out + 24, desc->members);
+    pc_put_u64(out + 32, desc->layout);
+    out[40] = desc->kind;
+    out[41] = desc->dtype;
+    out[42] = desc->reduce;
+    out[43] = desc->strict;
+    out[44] = desc->route;
+    out[45] = out[46] = out[47] = 0;
+    uint64_t weight;
+    memcpy(&weight, &desc->weight, sizeof weight);
+    pc_put_u64(out + 48, weight);
+    pc_put_u64(out + 56, desc->for_you);
 }
 
 bool pc_desc_get(const uint8_t in[PC_DESC_BYTES], struct pc_desc *desc) {
     desc->count = pc_get_u64(in);
     desc->name = pc_get_u64(in + 8);
     desc->root_peer = pc_get_u64(in + 16);
-    desc->kind = in[24];
-    desc->dtype = in[25];
-    desc->reduce = in[26];
-    desc->strict = in[27];
-    desc->route = in[28];
-    return !in[29] && !in[30] && !in[31];
+    desc->members = pc_get_u64(in + 24);
+    desc->layout = pc_get_u64(in + 32);
+    desc->kind = in[40];
+    desc->dtype = in[41];
+    desc->reduce = in[42];
+    desc->strict = in[43];
+    desc->route = in[44];
+    uint64_t weight = pc_get_u64(in + 48);
+    memcpy(&desc->weight, &weight, sizeof weight);
+    desc->for_you = pc_get_u64(in + 56);
+    return !in[45] && !in[46] && !in[47] && isfinite(desc->weight) && desc->weight >= 0;
 }
 
-static const char *const kind_names[] = {"all_reduce", "broadcast"};
+static const char *const kind_names[] = {
+    "all_reduce",     "broadcast", "reduce",  "all_gather", "reduce_scatter",
+    "gather",         "scatter",   "all_to_all", "send",    "recv"};
 static const char *const dtype_names[] = {"uint8",   "int8",     "int16",   "int32",  "int64",
                                           "float16", "bfloat16", "float32", "float64"};
 static const char *const route_names[] = {"auto", "ring", "star", "direct"};
@@ -109,6 +123,11 @@ const char *pc_desc_differ(const struct pc_desc *a, const struct pc_desc *b, cha
         snprintf(b_text, text_bytes, "%016" PRIx64, b->name);
         return "name";
     }
+    if (a->members != b->members) {
+        snprintf(a_text, text_bytes, "%016" PRIx64, a->members);
+        snprintf(b_text, text_bytes, "%016" PRIx64, b->members);
+        return "members";
+    }
     if (a->dtype != b->dtype) {
         snprintf(a_text, text_bytes, "%s", NAME_OF(dtype_names, a->dtype));
         snprintf(b_text, text_bytes, "%s", NAME_OF(dtype_names, b->dtype));
@@ -119,6 +138,11 @@ const char *pc_desc_differ(const struct pc_desc *a, const struct pc_desc *b, cha
         snprintf(b_text, text_bytes, "%" PRIu64, b->count);
         return "count";
     }
+    if (a->layout != b->layout) {
+        snprintf(a_text, text_bytes, "%016" PRIx64, a->layout);
+        snprintf(b_text, text_bytes, "%016" PRIx64, b->layout);
+        return "block sizes";
+    }
     if (a->reduce != b->reduce) {
         snprintf(a_text, text_bytes, "%s", NAME_OF(reduce_names, a->reduce));
         snprintf(b_text, text_bytes, "%s", NAME_OF(reduce_names, b->reduce));
@@ -127,7 +151,8 @@ const char *pc_desc_differ(const struct pc_desc *a, const struct pc_desc *b, cha
     if (a->root_peer != b->root_peer) {
         snprintf(a_text, text_bytes, "%016" PRIx64, a->root_peer);
         snprintf(b_text, text_bytes, "%016" PRIx64, b->root_peer);
-        return "src";
+        bool source = a->kind == PCCL_BROADCAST || a->kind == PCCL_SCATTER;
+        return source ? "src" : "dst";
     }
     if (a->route != b->route) {
         snprintf(a_text, text_bytes, "%s", NAME_OF(route_names, a->route));

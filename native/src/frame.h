@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define PC_HEADER_BYTES    32
-#define PC_DESC_BYTES      32
+#define PC_DESC_BYTES      64
 #define PC_HANDSHAKE_BYTES 96
 #define PC_PAYLOAD_MAX (4u << 20) /* no frame carries more; a longer length is a broken sender */
 
@@ -31,27 +31,32 @@ enum pc_frame_flag {
 
 struct pc_header {
     uint8_t type;
-    uint16_t flags;
+    uint8_t flags;
     uint32_t epoch;
-    uint16_t context;
-    uint16_t contributors; /* SUM, COPY: inputs in the value; READY: members known ready in a row */
+    uint32_t context;
+    uint16_t contributors; /* SUM: members in the value; COPY: inputs; READY: ready in a row */
     uint32_t op;
     uint32_t segment;
-    uint32_t held; /* the sender holds every unnamed op up to this number */
+    uint32_t held; /* COPY: all, others: the sender: hold every unnamed op of the context up to it */
     uint32_t length;
     uint32_t crc; /* as received */
 };
 
-/* What peers must agree on about an op. */
+/* What peers must agree on about an op, and, at the end, what each says of itself. */
 struct pc_desc {
     uint64_t count;
     uint64_t name;
     uint64_t root_peer;
+    uint64_t members; /* a hash of the participants in rank order; 0: all */
+    uint64_t layout;  /* a hash of the blocks' sizes, or 0 */
     uint8_t kind;
     uint8_t dtype;
     uint8_t reduce;
     uint8_t strict;
     uint8_t route; /* as asked for: enum pccl_route */
+    /* not compared */
+    double weight;    /* of the sender's input */
+    uint64_t for_you; /* exchanges: elements that the sender has for the receiver */
 };
 
 struct pc_handshake {

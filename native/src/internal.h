@@ -1,5 +1,5 @@
-/* internal: the state of one core, shared by the files that make it up (core, op, ring, view,
- * demux, mux). Ownership: core owns everything; ops own their segments; a buffer is owned by the
+/* internal: the state of one core, shared by the files that make it up (core, context, op, segment,
+ * ring, star, exchange, announce, view, demux, mux, pair). Ownership: core owns everything; ops own their segments; a buffer is owned by the
  * pool, by the link that receives into it, by the op it is parked at, or by the node that waits to
  * send it.
  */
@@ -35,7 +35,8 @@ struct pc_op;
 struct pc_entry {
     struct pc_op *op;
     uint32_t segment;
-    uint8_t type; /* enum pc_frame_type */
+    uint16_t contributors; /* of a MARK: the op may have ended when it goes */
+    uint8_t type;          /* enum pc_frame_type */
 };
 
 struct pc_queue { /* a ring of entries that grows; bounded by the segments of the ops in flight */
@@ -54,10 +55,28 @@ struct pc_pair {
     uint32_t eager; /* parts sent to it unasked whose final value is not back */
 };
 
+/* ---- contexts ---------------------------------------------------------------------------------
+ */
+
+/* The participants of some ops, and how many of those there were. A participant's *place* is its
+ * position among those that are in the view, in the view's ring order. */
+struct pc_context {
+    uint32_t id; /* 0: the whole group */
+    struct pc_context *hash_next;
+    uint64_t *peers; /* in rank order; NULL: all members */
+    uint32_t peer_count;
+    uint32_t submitted; /* unnamed ops, in this line */
+    uint32_t stable;    /* at the last look (pc_contexts_take_stable) */
+    /* in this view */
+    uint32_t size, self; /* places; self is PC_NO_INDEX if this peer is none of them */
+    uint32_t *at;        /* place -> ring index of the view, ascending */
+};
+
 /* ---- one op ---------------------------------------------------------------------------------- */
 
-/* A segment's life: INTACT (the input is as submitted) -> FINAL (the value is in the destination)
- * -> MARKED (every member holds it). A view change takes nothing back. */
+/* A segment's life: INTACT (the input is as submitted) -> FINAL (the value is in the destination,
+ * where this peer is one) -> MARKED (every destination holds it). A view change takes nothing back.
+ */
 enum pc_segment_state { PC_INTACT = 0, PC_FINAL = 1, PC_MARKED = 2 };
 
 struct pc_segment {
@@ -66,21 +85,70 @@ struct pc_segment {
     bool counted; /* it takes a place in the window */
     bool eager;   /* counted against the eager share */
     bool open;    /* star, owner: parts are asked for, the value is not there yet */
-    uint16_t contributors;
-    int32_t holder;           /* PCCL_HOLDER_REDO, or the ring index of the owner that serves it */
-    bool copied;              /* the copy has arrived in this view */
-    bool sum_queued;          /* ring: its partial sum waits to be sent, or is half sent */
-    uint16_t parts_done;      /* star: inputs in the value so far, the owner's own included */
-    uint16_t acks;            /* star, owner: members that hold it */
+    bool copied;  /* the copy has arrived in this view */
+    bool landing; /* a link receives the copy straight into the destination */
+    bool sum_queued;       /* ring: its partial sum waits to be sent, or is half sent */
+    bool mean;             /* the value so far is a weighted mean, not a sum */
+    uint16_t block;        /* of the op's blocks */
+    uint16_t contributors; /* inputs that count in the value (so far) */
+    uint16_t parts_done;   /* star: members whose part is in the value so far, the owner included */
+    uint16_t acks;         /* star, owner: members that hold it */
+    int32_t holder;        /* PCCL_HOLDER_REDO, or the place of the owner that serves it */
+    double weight;         /* of the inputs in the value so far; PCCL_AVG only */
     struct pc_buffer *buffer; /* ring: the partial sum to pass on; star: the value so far */
     struct pc_buffer *early;  /* star, owner: inputs that are not next in order */
 };
+
+/* A run of segments that belong together: the whole tensor, or what one participant gives or gets.
+ */
+struct pc_block {
+    uint64_t peer;     /* whose it is; 0: nobody's */
+    const uint8_t *in; /* this peer's input of it; NULL: none */
+    uint8_t *out;      /* its destination here, may be `in`; NULL: none */
+    uint64_t count;
+    uint64_t each;  /* elements per segment, but the last */
+    uint32_t first; /* segment */
+    uint32_t segments;
+};
+
+/* An exchange, as seen from one end: what goes to one participant and what comes from there. */
+struct pc_stream {
+    uint64_t peer;
+    uint32_t place; /* in this view, or PC_NO_INDEX: gone */
+    const uint8_t *out;
+    uint8_t *in;
+    uint64_t out_count, in_count;
+    uint32_t out_segments, in_segments; /* 0: nothing goes that way */
+    uint32_t out_next;                  /* the next to be queued */
+    uint32_t out_queued;
+    uint32_t in_prefix; /* so many are here, without a gap */
+    uint32_t in_left;
+    uint8_t *landed; /* per segment that comes: enum pc_landed */
+    bool ready;      /* its announcement is here, and agrees */
+    bool whole;      /* all that it was to get is there: its mark has come */
+    uint32_t eager;  /* sent unasked */
+};
+
+enum pc_landed { PC_MISSING = 0, PC_LANDING = 1, PC_LANDED = 2 };
 
 enum pc_op_state {
     PC_FOREIGN = 0, /* a peer has spoken of it, this one has not submitted it */
     PC_RUNNING = 1,
     PC_STABLE = 2, /* ended well, every member holds it; remembered until all know */
     PC_RAISED = 3  /* ended with an error; remembered until all have raised it */
+};
+
+/* What one member has said of an op in this view, by ring index. */
+struct pc_said {
+    double weight;
+    uint64_t for_you;
+    uint32_t opened; /* star: of its own segments, so many are open; exchange: it holds so many */
+    uint32_t cursor; /* star: the next of its segments to send a part of */
+    uint16_t run;    /* ring: so many members in a row have submitted, it being the first */
+    uint16_t block;  /* the block that is its own */
+    bool known;      /* its descriptor is here */
+    bool queued;     /* an announcement to it waits */
+    bool whole;      /* exchange: its mark came before this peer submitted the op */
 };
 
 struct pc_op {
@@ -99,32 +167,34 @@ struct pc_op {
     uint32_t values_queued; /* those of them that carry a payload: they point into its memory */
 
     /* known from others, in this view */
-    uint8_t known[PCCL_MEMBERS_MAX / 8]; /* ring indices whose descriptor is here */
-    uint32_t known_count;
+    struct pc_said *said; /* by ring index of the view; NULL: no view yet, or ended */
+    uint32_t known_count; /* participants but this one; counted once submitted */
     struct pc_desc desc_first,
         desc_odd;                  /* the first to arrive, and the first that differs from it */
     uint32_t first_from, odd_from; /* ring indices; PC_NO_INDEX: none */
     uint32_t next_run; /* ring: members known to have submitted, counted from the successor on */
-    uint8_t ready_queued[PCCL_MEMBERS_MAX / 8]; /* ring indices to whom an announcement waits */
     struct pc_buffer *parked;
     struct pc_buffer **parked_tail;
 
     /* once submitted */
+    struct pc_context *context;
     struct pc_desc desc;
-    uint8_t *data;
     uint8_t *undo; /* strict: what finals have overwritten */
     size_t element_bytes;
-    uint64_t segment_elements;
+    struct pc_block *blocks;
+    uint32_t block_count;
     uint32_t segment_count;
     struct pc_segment *segments;
-    uint32_t final_count;
+    struct pc_stream *streams; /* exchanges: one per participant, in rank order; else NULL */
+    uint32_t stream_count;
+    uint32_t own_left;      /* exchanges: participants from which something is still to come */
+    bool told_whole;        /* exchanges: that nothing is has been said in this view */
+    uint64_t bytes;         /* of all blocks */
+    uint32_t final_count;   /* segments that are final, or marked, here */
     uint32_t marked_count;
     uint32_t cursor;        /* next segment to look at for starting */
     uint32_t opened;        /* star: of this peer's own segments, the first that is not open */
-    uint32_t *part_cursors; /* star: per owner, the next of its segments to send a part of */
-    uint32_t *opened_by;    /* star: per owner, the first of its segments that is not open */
-    uint32_t owner_count;
-    uint8_t *acked; /* star, owner: which members hold which segment, world bits each; or NULL */
+    uint8_t *acked; /* star, owner: which members hold which segment, size bits each; or NULL */
     uint64_t eager_bytes;
     uint32_t plan_left; /* segments the plan promised that are not final here */
     uint64_t submitted_ns;
@@ -141,7 +211,7 @@ struct pc_op {
 
 /* ---- links ----------------------------------------------------------------------------------- */
 
-enum pc_rx_target { PC_RX_NOWHERE, PC_RX_BUFFER, PC_RX_SMALL };
+enum pc_rx_target { PC_RX_NOWHERE, PC_RX_BUFFER, PC_RX_SMALL, PC_RX_DIRECT };
 
 struct pc_slot { /* one frame handed to the shell */
     uint8_t header[PC_HEADER_BYTES];
@@ -167,6 +237,8 @@ struct pc_link { /* one byte stream each way */
     uint32_t crc;
     enum pc_rx_target target;
     struct pc_buffer *buffer;
+    uint8_t *direct;         /* PC_RX_DIRECT: in the user's memory */
+    struct pc_op *direct_op; /* whose that is */
     uint8_t small[PC_DESC_BYTES];
     /* sending */
     struct pc_slot slots[PC_BATCH];
@@ -203,8 +275,10 @@ struct pc_core {
     struct pc_pair **pairs; /* ring order; NULL at self */
     uint64_t *peers;        /* ring order */
     bool cut;           /* some link of the view is broken: the ring avoids it, stars would not */
-    uint32_t stable;    /* of the last view */
-    uint32_t submitted; /* unnamed ops submitted in this line */
+    uint32_t stable; /* of the last view, context 0 */
+    struct pc_context *contexts[PC_OP_BUCKETS]; /* by id; the whole group is one of them */
+    struct pc_context *whole;
+    uint32_t context_count;
     struct pc_verdict_copy *verdicts;
     uint32_t verdict_count;
 
@@ -232,30 +306,73 @@ static inline uint32_t pc_number(uint64_t id) {
     return (uint32_t)id;
 }
 
+/* ---- context.c --------------------------------------------------------------------------------
+ */
+
+struct pc_context *pc_context_find(const pc_core *core, uint32_t id);
+/* Finds or makes; peers is copied. NULL: too many, or memory is out. */
+struct pc_context *pc_context_get(pc_core *core, uint32_t id, const uint64_t *peers,
+                                  uint32_t peer_count);
+/* Places of a view with these members. false: out of memory (nothing has changed then). */
+bool pc_contexts_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self);
+void pc_contexts_free(pc_core *core, bool all); /* all, or all but the whole group, numbers at 0 */
+/* The place of a member of the view, or PC_NO_INDEX. */
+uint32_t pc_place(const struct pc_context *context, uint32_t index);
+uint32_t pc_place_of_peer(const pc_core *core, const struct pc_context *context, uint64_t peer);
+/* Every unnamed op of it up to this number has ended well here. */
+uint32_t pc_context_stable(const pc_core *core, const struct pc_context *context);
+void pc_contexts_take_stable(const pc_core *core); /* of each, in one pass */
+
+/* ---- op.c ------------------------------------------------------------------------------------ */
+
+static inline uint32_t pc_context_id(uint64_t id) {
+    return (uint32_t)(id >> 33);
+}
+static inline uint32_t pc_size(const struct pc_op *op) {
+    return op->context->size;
+}
+static inline uint32_t pc_self(const struct pc_op *op) {
+    return op->context->self;
+}
+static inline bool pc_is_exchange(int kind) {
+    return kind >= PCCL_GATHER;
+}
+/* Segments are sums (not values that somebody has). */
+static inline bool pc_reduces(int kind) {
+    return kind == PCCL_ALL_REDUCE || kind == PCCL_REDUCE || kind == PCCL_REDUCE_SCATTER;
+}
+/* Only the owner of a segment gets it. */
+static inline bool pc_owner_only(int kind) {
+    return kind == PCCL_REDUCE || kind == PCCL_REDUCE_SCATTER;
+}
+
 struct pc_op *pc_op_find(const pc_core *core, uint64_t id);
 /* Finds or makes (PC_FOREIGN), with at most `others` in the table before; NULL beyond that or when
  * memory is out. */
 struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others);
 void pc_op_forget(pc_core *core, struct pc_op *op);
-/* Makes the cursors of a view's owners. false: out of memory. */
-bool pc_op_owners(struct pc_op *op, uint32_t world);
-/* Turns a foreign op into a running one with `desc` over `data`. false: out of memory. */
-bool pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
-                         uint64_t now_ns);
+void pc_op_free(struct pc_op *op); /* its memory alone */
+/* Turns a foreign op into a running one. PCCL_OK, PCCL_RESOURCE, PCCL_USAGE (too many segments). */
+int pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
+                        uint64_t now_ns);
 void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text);
 void pc_op_post(pc_core *core, struct pc_op *op, uint8_t event);
 void pc_op_unpost(pc_core *core, struct pc_op *op);
-/* Forgets ended unnamed ops that every member is known to hold. */
-void pc_op_sweep(pc_core *core);
-uint8_t *pc_op_address(const struct pc_op *op, uint32_t segment);
+/* Forgets ended unnamed ops of a context that every participant is known to hold. */
+void pc_op_sweep(pc_core *core, const struct pc_context *context);
+const uint8_t *pc_op_in(const struct pc_op *op, uint32_t segment); /* NULL: no input here */
+uint8_t *pc_op_out(const struct pc_op *op, uint32_t segment);      /* NULL: no destination here */
 uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment);
 size_t pc_op_bytes(const struct pc_op *op, uint32_t segment);
 bool pc_op_small(const struct pc_op *op);
 /* true: the op was submitted here and has ended, or will never be known: frames of it are late. */
 bool pc_op_is_past(const pc_core *core, uint64_t id);
-/* Every unnamed op up to this number has ended well here and nothing below is remembered raised. */
-uint32_t pc_op_stable(const pc_core *core);
 void pc_op_undo(struct pc_op *op);
+
+/* ---- layout.c: an op's memory as blocks, streams and segments --------------------------------- */
+
+/* PCCL_OK, PCCL_RESOURCE, PCCL_USAGE: too many segments. */
+int pc_layout(const pc_core *core, struct pc_op *op, const struct pccl_op *args);
 
 /* ---- pair.c ------------------------------------------------------------------------------------
  */
@@ -270,10 +387,10 @@ bool pc_queue_pop(struct pc_queue *queue, struct pc_entry *entry);
 static inline bool pc_carries_value(uint8_t type) {
     return type == PC_SUM || type == PC_COPY || type == PC_PART;
 }
-/* Queues a frame to a member. */
-void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment, uint8_t type);
-/* The same to every other member. */
-void pc_pair_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type);
+/* Queues a frame to a participant, by place. */
+void pc_push(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment, uint8_t type);
+/* The same to every other participant. */
+void pc_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type);
 
 /* ---- mux.c -------------------------------------------------------------------------------------
  */
@@ -296,10 +413,26 @@ void pc_link_spoil(struct pc_link *link, const char *why);
 const char *pc_frame_arrived(pc_core *core, uint32_t from, const struct pc_header *header,
                              struct pc_buffer *buffer, const uint8_t *small);
 void pc_announce(pc_core *core, struct pc_op *op);
-void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t index);
+void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place);
+void pc_announce_all(pc_core *core, struct pc_op *op);
 void pc_submitted(pc_core *core, struct pc_op *op); /* announce, take what was parked */
 bool pc_all_ready(const pc_core *core, const struct pc_op *op);
-bool pc_is_known(const struct pc_op *op, uint32_t index);
+/* By place. */
+static inline struct pc_said *pc_said(const struct pc_op *op, uint32_t place) {
+    return &op->said[op->context->at[place]];
+}
+/* Where the payload of a value may be received straight away, or NULL: into a buffer first. The
+ * destination is then held for that link until pc_landing_over. */
+uint8_t *pc_landing(pc_core *core, uint32_t from, const struct pc_header *header,
+                    struct pc_op **op);
+void pc_landing_over(struct pc_op *op, uint32_t from, uint32_t segment);
+void pc_op_enter_view(pc_core *core, struct pc_op *op); /* who is where in the view */
+/* Everybody whose block or stream the op needs is in the view. */
+bool pc_is_complete(const pc_core *core, const struct pc_op *op);
+/* It is not so, though nobody's verdict says what becomes of the op: asks for one. */
+void pc_members_changed(pc_core *core, struct pc_op *op);
+/* What this peer expects of a participant's descriptor. */
+struct pc_desc pc_desc_for(const struct pc_op *op, uint32_t place);
 
 /* ---- segment.c ---------------------------------------------------------------------------------
  */
@@ -307,29 +440,42 @@ bool pc_is_known(const struct pc_op *op, uint32_t index);
 /* The route that an op takes in this view: PCCL_ROUTE_RING, _STAR or _DIRECT. */
 int pc_route(const pc_core *core, const struct pc_op *op);
 uint32_t pc_ring_index(const pc_core *core, uint64_t peer);
-static inline uint32_t pc_after(const pc_core *core, uint32_t index) {
-    return index + 1 == core->world ? 0 : index + 1;
+static inline uint32_t pc_after(const struct pc_op *op, uint32_t place) {
+    return place + 1 == pc_size(op) ? 0 : place + 1;
 }
-static inline uint32_t pc_before(const pc_core *core, uint32_t index) {
-    return index ? index - 1 : core->world - 1;
+static inline uint32_t pc_before(const struct pc_op *op, uint32_t place) {
+    return place ? place - 1 : pc_size(op) - 1;
 }
-uint32_t pc_turn(const pc_core *core, const struct pc_op *op);
+uint32_t pc_turn(const struct pc_op *op);
+/* The place of a segment's owner; PC_NO_INDEX: it is gone. */
 uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t segment);
 /* true: the value exists at the owner and is only copied (broadcast, or a holder serves it). */
 bool pc_copy_only(const struct pc_op *op, uint32_t segment);
+/* `to` = the value so far (`so_far`, NULL: nothing yet) and one more input of this weight; keeps
+ * the segment's account of both. `to` may be `so_far`, which is written to, or `input`. */
+void pc_add_input(struct pc_op *op, uint32_t segment, uint8_t *to, uint8_t *so_far,
+                  const uint8_t *input, double weight);
+/* All inputs are in `data`: what is left of an average. */
+void pc_finish(struct pc_op *op, uint32_t segment, uint8_t *data);
+/* A copy, in a buffer or landed: moved to where it belongs. NULL, or what is wrong with it. */
+const char *pc_land(pc_core *core, struct pc_op *op, const struct pc_header *header,
+                    const struct pc_buffer *buffer);
 void pc_now_final(pc_core *core, struct pc_op *op, uint32_t segment, uint16_t contributors);
 void pc_now_marked(pc_core *core, struct pc_op *op, uint32_t segment);
 void pc_check_end(pc_core *core, struct pc_op *op);
 void pc_keep_undo(struct pc_op *op, uint32_t segment);
+bool pc_holds_all(const struct pc_op *op); /* all that is to be here is */
 void pc_startable(pc_core *core, struct pc_op *op);
 void pc_start(pc_core *core); /* start what the windows allow */
 void pc_alone(pc_core *core, struct pc_op *op);
-void pc_root_final(struct pc_op *op);
+void pc_sources_final(struct pc_op *op, uint64_t self); /* what this peer has from the start */
 
 /* ---- ring.c, star.c: start at most one segment (1: started, 0: not now, -1: none left); a data
  * frame of a running op from a known sender (NULL, or what is wrong with it)
  * ----------------------- */
 
+#define PC_WEIGHT_BYTES 16 /* behind a partial mean: its weight and how many inputs count */
+size_t pc_ring_sum_bytes(const struct pc_op *op, uint32_t segment); /* of the next SUM */
 int pc_ring_start_one(pc_core *core, struct pc_op *op);
 const char *pc_ring_frame(pc_core *core, struct pc_op *op, uint32_t from,
                           const struct pc_header *header, struct pc_buffer *buffer);
@@ -337,6 +483,23 @@ int pc_star_start_one(pc_core *core, struct pc_op *op);
 void pc_star_open(pc_core *core, struct pc_op *op); /* before the first announcement */
 const char *pc_star_frame(pc_core *core, struct pc_op *op, uint32_t from,
                           const struct pc_header *header, struct pc_buffer *buffer);
+
+/* ---- exchange.c: gather, scatter, all-to-all, send ---------------------------------------------
+ */
+
+int pc_exchange_start_one(pc_core *core, struct pc_op *op);
+const char *pc_exchange_frame(pc_core *core, struct pc_op *op, uint32_t from,
+                              const struct pc_header *header, struct pc_buffer *buffer);
+/* A participant has announced the op; `theirs` is compared with what is expected of it. */
+void pc_exchange_ready(pc_core *core, struct pc_op *op, uint32_t place);
+/* The view is new, or the op: who is still there, what they are told. */
+void pc_exchange_enter(pc_core *core, struct pc_op *op);
+struct pc_stream *pc_stream_at(const struct pc_op *op, uint32_t place);
+uint64_t pc_stream_elements(const pc_core *core, const struct pc_op *op, uint64_t count,
+                            uint32_t segment);
+size_t pc_stream_offset(const pc_core *core, const struct pc_op *op, uint32_t segment);
+void pc_exchange_sent(pc_core *core, struct pc_op *op, uint32_t place);
+void pc_exchange_check(pc_core *core, struct pc_op *op);
 
 /* ---- view.c -----------------------------------------------------------------------------------
  */

@@ -35,18 +35,65 @@ void pc_mux_enter_view(struct pc_link *link) {
     link->zombie = owed;
 }
 
-static const uint8_t *payload_of(const struct pc_op *op, const struct pc_entry *entry) {
-    const struct pc_segment *segment = &op->segments[entry->segment];
-    if (entry->type == PC_SUM && segment->buffer)
-        return segment->buffer->data;
-    return pc_op_address(op, entry->segment);
+/* What one end says of an op to another, and what it asks for. */
+static void fill_ready(struct pc_op *op, uint32_t index, struct pc_slot *slot,
+                       struct pc_header *header) {
+    struct pc_desc desc = op->desc;
+    uint32_t run = 1 + op->next_run;
+    header->contributors = (uint16_t)(run < pc_size(op) ? run : pc_size(op));
+    header->segment = op->opened;
+    const struct pc_stream *stream =
+        op->streams ? pc_stream_at(op, pc_place(op->context, index)) : NULL;
+    if (stream) {
+        desc.for_you = stream->out_count;
+        header->segment = stream->in_prefix;
+    }
+    pc_desc_put(slot->small, &desc);
+    slot->payload = slot->small;
+    header->length = PC_DESC_BYTES;
+    op->said[index].queued = false; /* news is announced again */
+    op->queued_count--;
+    slot->entry.op = NULL; /* wholly in the slot */
+}
+
+static void fill_value(const pc_core *core, const struct pc_op *op, uint32_t index,
+                       struct pc_slot *slot, struct pc_header *header) {
+    uint32_t i = header->segment;
+    if (op->streams) {
+        const struct pc_stream *stream = pc_stream_at(op, pc_place(op->context, index));
+        header->contributors = 1;
+        header->length =
+            (uint32_t)(pc_stream_elements(core, op, stream->out_count, i) * op->element_bytes);
+        slot->payload = stream->out + pc_stream_offset(core, op, i);
+        return;
+    }
+    const struct pc_segment *segment = &op->segments[i];
+    header->length = (uint32_t)pc_op_bytes(op, i);
+    switch (header->type) {
+    case PC_SUM:
+        header->contributors = segment->parts_done;
+        header->length = (uint32_t)pc_ring_sum_bytes(op, i);
+        slot->payload = segment->buffer ? segment->buffer->data : pc_op_in(op, i);
+        return;
+    case PC_PART:
+        header->contributors = 1;
+        slot->payload = pc_op_in(op, i);
+        if (op->desc.weight <= 0)
+            header->length = 0; /* it receives only */
+        return;
+    default:
+        header->contributors = segment->contributors;
+        slot->payload = pc_op_out(op, i);
+    }
 }
 
 static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
                       const struct pc_entry *entry) {
     struct pc_op *op = entry->op;
+    uint32_t index = link->pair->index;
     struct pc_header header = {.type = entry->type,
                                .epoch = core->epoch,
+                               .context = pc_context_id(op->id),
                                .op = pc_number(op->id),
                                .segment = entry->segment,
                                .held = core->stable};
@@ -54,23 +101,12 @@ static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
         header.flags |= PC_FLAG_NAMED;
     slot->entry = *entry;
     slot->payload = NULL;
-    if (entry->type == PC_READY) {
-        pc_desc_put(slot->small, &op->desc);
-        slot->payload = slot->small;
-        header.length = PC_DESC_BYTES;
-        uint32_t run = 1 + op->next_run;
-        header.contributors = (uint16_t)(run < core->world ? run : core->world);
-        uint32_t index = link->pair->index;
-        op->ready_queued[index / 8] &= (uint8_t)~(1u << index % 8); /* news is announced again */
-        header.segment = op->opened;
-        op->queued_count--;
-        slot->entry.op = NULL; /* wholly in the slot */
-    } else if (pc_carries_value(entry->type)) {
-        header.contributors =
-            entry->type == PC_PART ? 1 : op->segments[entry->segment].contributors;
-        header.length = (uint32_t)pc_op_bytes(op, entry->segment);
-        slot->payload = payload_of(op, entry);
-    }
+    if (entry->type == PC_READY)
+        fill_ready(op, index, slot, &header);
+    else if (pc_carries_value(entry->type))
+        fill_value(core, op, index, slot, &header);
+    else if (entry->type == PC_MARK)
+        header.contributors = entry->contributors;
     if (core->config.checksum_payload)
         header.flags |= PC_FLAG_PAYLOAD_CRC;
     slot->length = header.length;
@@ -125,7 +161,7 @@ int pc_core_tx(pc_core *core, int id, struct pc_slice slices[PC_SLICES_MAX]) {
 }
 
 /* The op and the scratch of a frame that was sent, or lost with its link, are free of it. */
-static void let_go(pc_core *core, const struct pc_slot *slot) {
+static void let_go(pc_core *core, const struct pc_link *link, const struct pc_slot *slot) {
     struct pc_op *op = slot->entry.op;
     if (!op)
         return;
@@ -133,6 +169,10 @@ static void let_go(pc_core *core, const struct pc_slot *slot) {
     if (!pc_carries_value(slot->entry.type))
         return;
     op->values_queued--;
+    if (op->streams) {
+        pc_exchange_sent(core, op, pc_place(op->context, link->pair->index));
+        return;
+    }
     struct pc_segment *segment = &op->segments[slot->entry.segment];
     if (slot->entry.type == PC_SUM) {
         segment->sum_queued = false;
@@ -145,16 +185,16 @@ static void let_go(pc_core *core, const struct pc_slot *slot) {
 
 void pc_mux_stop(pc_core *core, struct pc_link *link) {
     for (; link->slot_count && !core->stopped; link->slot_count--) {
-        let_go(core, &link->slots[link->slot_first]);
+        let_go(core, link, &link->slots[link->slot_first]);
         link->slot_first = (link->slot_first + 1) % PC_BATCH;
     }
 }
 
-static void finish(pc_core *core, struct pc_slot *slot) {
+static void finish(pc_core *core, const struct pc_link *link, struct pc_slot *slot) {
     core->stats.frames_sent++;
     if (slot->entry.op)
         slot->entry.op->result.bytes_sent += slot->length;
-    let_go(core, slot);
+    let_go(core, link, slot);
 }
 
 void pc_core_sent(pc_core *core, int id, size_t n) {
@@ -168,7 +208,7 @@ void pc_core_sent(pc_core *core, int id, size_t n) {
         link->slot_sent += now;
         if (now < left)
             return;
-        finish(core, slot);
+        finish(core, link, slot);
         link->slot_sent = 0;
         link->slot_first = (link->slot_first + 1) % PC_BATCH;
         link->slot_count--;

@@ -19,17 +19,6 @@ struct pc_op *pc_op_find(const pc_core *core, uint64_t id) {
     return NULL;
 }
 
-bool pc_op_owners(struct pc_op *op, uint32_t world) {
-    uint32_t *both = calloc(world, 2 * sizeof *both);
-    if (!both)
-        return false;
-    free(op->part_cursors);
-    op->part_cursors = both;
-    op->opened_by = both + world;
-    op->owner_count = world;
-    return true;
-}
-
 struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others) {
     struct pc_op *op = pc_op_find(core, id);
     if (op)
@@ -39,9 +28,12 @@ struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others) {
     op = calloc(1, sizeof *op);
     if (!op)
         return NULL;
-    if (core->epoch && !pc_op_owners(op, core->world)) {
-        free(op);
-        return NULL;
+    if (core->epoch) {
+        op->said = calloc(core->world, sizeof *op->said);
+        if (!op->said) {
+            free(op);
+            return NULL;
+        }
     }
     op->id = id;
     op->parked_tail = &op->parked;
@@ -90,39 +82,41 @@ void pc_op_forget(pc_core *core, struct pc_op *op) {
     else
         core->ops_tail = op->prev;
     core->op_count--;
+    pc_op_free(op);
+}
+
+static void free_layout(struct pc_op *op) {
+    for (uint32_t i = 0; i < op->stream_count; i++)
+        free(op->streams[i].landed);
+    free(op->streams);
+    free(op->blocks);
     free(op->segments);
-    free(op->part_cursors);
-    free(op->acked);
     free(op->undo);
+    op->streams = NULL;
+    op->blocks = NULL;
+    op->segments = NULL;
+    op->undo = NULL;
+    op->stream_count = op->block_count = 0;
+}
+
+void pc_op_free(struct pc_op *op) {
+    free_layout(op);
+    free(op->said);
+    free(op->acked);
     free(op);
 }
 
-bool pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
-                         uint64_t now_ns) {
+int pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
+                        uint64_t now_ns) {
     PC_ASSERT(op->state == PC_FOREIGN);
-    size_t element_bytes = pccl_dtype_size(args->dtype);
-    uint32_t segments = pc_core_segments(core, args->dtype, args->count);
-    free(op->segments); /* of a try that ran out of memory */
-    op->segments = calloc(segments, sizeof *op->segments);
-    if (!op->segments)
-        return false;
-    if (args->strict && args->count) {
-        op->undo = malloc(args->count * element_bytes);
-        if (!op->undo)
-            return false;
+    struct pc_context *context =
+        pc_context_get(core, pc_context_id(op->id), args->peers, args->context ? args->peer_count : 0);
+    int status = context ? pc_layout(core, op, args) : PCCL_RESOURCE;
+    if (status != PCCL_OK) {
+        free_layout(op);
+        return status;
     }
-    op->desc = (struct pc_desc){.count = args->count,
-                                .name = args->name,
-                                .root_peer = args->root_peer,
-                                .kind = (uint8_t)args->kind,
-                                .dtype = (uint8_t)args->dtype,
-                                .reduce = (uint8_t)args->reduce,
-                                .strict = (uint8_t)(args->strict != 0),
-                                .route = (uint8_t)args->route};
-    op->data = args->data;
-    op->element_bytes = element_bytes;
-    op->segment_count = segments;
-    op->segment_elements = (args->count + segments - 1) / segments;
+    op->context = context;
     op->timeout_ns = args->timeout_ns;
     op->submitted_ns = now_ns;
     op->deadline_ns =
@@ -130,12 +124,10 @@ bool pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *
     op->result.op = op->id;
     op->result.contributors_min = UINT32_MAX;
     op->state = PC_RUNNING;
-    for (uint32_t i = 0; i < segments; i++)
-        op->segments[i].holder = PCCL_HOLDER_REDO;
     core->running_count++;
     if (op->deadline_ns < core->deadline_ns)
         core->deadline_ns = op->deadline_ns;
-    return true;
+    return PCCL_OK;
 }
 
 void pc_op_undo(struct pc_op *op) {
@@ -143,8 +135,8 @@ void pc_op_undo(struct pc_op *op) {
         return;
     for (uint32_t i = 0; i < op->segment_count; i++)
         if (op->segments[i].state != PC_INTACT) {
-            size_t offset = (size_t)(pc_op_address(op, i) - op->data);
-            memcpy(op->data + offset, op->undo + offset, pc_op_bytes(op, i));
+            uint8_t *out = pc_op_out(op, i);
+            memcpy(out, op->undo + (out - op->blocks[0].out), pc_op_bytes(op, i));
         }
 }
 
@@ -181,6 +173,8 @@ void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
             if (n > op->result.contributors_max)
                 op->result.contributors_max = n;
         }
+        if (op->streams) /* each value is of one */
+            op->result.contributors_min = op->result.contributors_max = 1;
     } else {
         pc_op_undo(op);
         op->result.contributors_min = op->result.contributors_max = 0;
@@ -189,7 +183,7 @@ void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
     op->result.route = core->epoch ? pc_route(core, op) : 0;
     snprintf(op->result.text, sizeof op->result.text, "%s", text);
     op->state = status == PCCL_OK ? PC_STABLE : PC_RAISED;
-    op->data = NULL;
+    free_layout(op); /* the memory it names is the caller's from now on */
     while (op->parked) { /* of members that never said what they submitted */
         struct pc_buffer *buffer = op->parked;
         op->parked = buffer->next;
@@ -203,16 +197,27 @@ void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
     pc_op_post(core, op, PC_OP_EVENT_ENDED);
 }
 
-uint8_t *pc_op_address(const struct pc_op *op, uint32_t segment) {
-    return op->data + segment * op->segment_elements * op->element_bytes;
+static size_t offset_in(const struct pc_op *op, const struct pc_block *block, uint32_t segment) {
+    return (size_t)((segment - block->first) * block->each) * op->element_bytes;
+}
+
+const uint8_t *pc_op_in(const struct pc_op *op, uint32_t segment) {
+    const struct pc_block *block = &op->blocks[op->segments[segment].block];
+    return block->in ? block->in + offset_in(op, block, segment) : NULL;
+}
+
+uint8_t *pc_op_out(const struct pc_op *op, uint32_t segment) {
+    const struct pc_block *block = &op->blocks[op->segments[segment].block];
+    return block->out ? block->out + offset_in(op, block, segment) : NULL;
 }
 
 uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment) {
-    uint64_t first = segment * op->segment_elements;
-    if (first >= op->desc.count)
+    const struct pc_block *block = &op->blocks[op->segments[segment].block];
+    uint64_t first = (segment - block->first) * block->each;
+    if (first >= block->count)
         return 0;
-    uint64_t left = op->desc.count - first;
-    return left < op->segment_elements ? left : op->segment_elements;
+    uint64_t left = block->count - first;
+    return left < block->each ? left : block->each;
 }
 
 size_t pc_op_bytes(const struct pc_op *op, uint32_t segment) {
@@ -220,31 +225,23 @@ size_t pc_op_bytes(const struct pc_op *op, uint32_t segment) {
 }
 
 bool pc_op_small(const struct pc_op *op) {
-    return op->desc.count * op->element_bytes <= PC_SMALL_OP_BYTES;
+    return op->bytes <= PC_SMALL_OP_BYTES;
 }
 
 bool pc_op_is_past(const pc_core *core, uint64_t id) {
     const struct pc_op *op = pc_op_find(core, id);
     if (op)
         return op->state == PC_STABLE || op->state == PC_RAISED;
-    return !pc_is_named(id) && pc_number(id) <= core->submitted;
+    const struct pc_context *context = pc_context_find(core, pc_context_id(id));
+    return context && !pc_is_named(id) && pc_number(id) <= context->submitted;
 }
 
-uint32_t pc_op_stable(const pc_core *core) {
-    uint32_t stable = core->submitted;
-    for (const struct pc_op *op = core->ops_head; op; op = op->next)
-        if (!pc_is_named(op->id) && (op->state == PC_RUNNING || op->state == PC_RAISED) &&
-            pc_number(op->id) <= stable)
-            stable = pc_number(op->id) - 1;
-    return stable;
-}
-
-void pc_op_sweep(pc_core *core) {
-    uint32_t stable = pc_op_stable(core);
+void pc_op_sweep(pc_core *core, const struct pc_context *context) {
+    uint32_t stable = pc_context_stable(core, context);
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
-        if (op->state == PC_STABLE && !pc_is_named(op->id) && pc_number(op->id) <= stable &&
-            !op->event_queued && !op->queued_count)
+        if (op->context == context && op->state == PC_STABLE && !pc_is_named(op->id) &&
+            pc_number(op->id) <= stable && !op->event_queued && !op->queued_count)
             pc_op_forget(core, op);
     }
 }

@@ -114,23 +114,29 @@ void pc_pairs_free(pc_core *core) {
     core->pairs = NULL;
 }
 
-void pc_pair_push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment, uint8_t type) {
+static void push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment, uint8_t type) {
     struct pc_pair *pair = core->pairs[index];
     PC_ASSERT(pair);
-    bool urgent = type == PC_MARK || type == PC_READY || type == PC_ACK || pc_op_small(op);
+    bool value = pc_carries_value(type);
+    struct pc_entry entry = {.op = op, .segment = segment, .type = type};
     op->queued_count++;
-    op->values_queued += pc_carries_value(type);
-    if (type == PC_SUM)
+    op->values_queued += value;
+    if (!op->streams && type == PC_SUM)
         op->segments[segment].sum_queued = true;
-    pc_queue_push(urgent ? &pair->urgent : &pair->bulk,
-                  (struct pc_entry){.op = op, .segment = segment, .type = type});
+    if (!op->streams && type == PC_MARK)
+        entry.contributors = op->segments[segment].contributors;
+    pc_queue_push(!value || pc_op_small(op) ? &pair->urgent : &pair->bulk, entry);
     if (!pair->links_up)
         pair->wanted = true;
 }
 
-void pc_pair_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type) {
-    for (uint32_t i = pc_after(core, core->self); i != core->self; i = pc_after(core, i))
-        pc_pair_push(core, i, op, segment, type);
+void pc_push(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment, uint8_t type) {
+    push(core, op->context->at[place], op, segment, type);
+}
+
+void pc_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type) {
+    for (uint32_t i = pc_after(op, pc_self(op)); i != pc_self(op); i = pc_after(op, i))
+        pc_push(core, op, i, segment, type);
 }
 
 /* ---- links -------------------------------------------------------------------------------------

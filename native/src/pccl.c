@@ -86,6 +86,7 @@ int pccl_engine_new(const struct pccl_config *config, pccl_engine **out, int *os
     engine->commands_tail = &engine->commands;
     engine->events_tail = &engine->events;
     pc_names_init(&engine->names);
+    pc_names_init(&engine->counts);
     pthread_mutex_init(&engine->mutex, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -124,6 +125,7 @@ static void free_commands(struct command *command) {
     while (command) {
         struct command *next = command->next;
         free(command->view);
+        free(command->op);
         free(command);
         command = next;
     }
@@ -148,8 +150,11 @@ void pccl_engine_free(pccl_engine *engine) {
     }
     pc_core_report_free(engine->report);
     pc_names_free(&engine->names);
-    for (int i = 0; i < TICKETS; i++)
+    pc_names_free(&engine->counts);
+    for (int i = 0; i < TICKETS; i++) {
         pthread_cond_destroy(&engine->tickets[i].ended);
+        pc_ranges_free(&engine->tickets[i].ranges);
+    }
     pthread_mutex_destroy(&engine->mutex);
     free(engine);
 }
@@ -182,6 +187,7 @@ int pccl_engine_set_view(pccl_engine *engine, const struct pccl_view *view) {
         engine->unnamed = 0;
         engine->submitted = 0;
         pc_names_clear(&engine->names);
+        pc_names_clear(&engine->counts);
     }
     pc_command_push(engine, command);
     pthread_mutex_unlock(&engine->mutex);
@@ -286,14 +292,14 @@ void pc_engine_failed(pccl_engine *engine, int status, const char *text) {
 static void do_submit(pccl_engine *engine, struct pc_io *io, const struct command *command,
                       uint64_t now_ns) {
     int status = io->failed ? engine->failed
-                            : pc_core_submit(io->core, &command->op, command->op_id, now_ns);
+                            : pc_core_submit(io->core, command->op, command->op_id, now_ns);
     if (status == PCCL_OK)
         return;
     struct pccl_result result = {.op = command->op_id, .status = status};
     const char *text = io->failed ? engine->failed_text
                        : status == PCCL_USAGE
-                           ? "another op name has the same hash: use another name"
-                           : "out of memory, or too many ops known";
+                           ? "another op name has the same hash, or the blocks are too many"
+                           : "out of memory, or too many ops or sub-groups known";
     snprintf(result.text, sizeof result.text, "%s", text);
     pc_engine_ended(engine, &result);
 }
@@ -341,6 +347,7 @@ bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns) 
             break;
         }
         free(command->view);
+        free(command->op);
         free(command);
         command = next;
     }

@@ -9,20 +9,30 @@
  * has to wait for memory. Ops not yet known to be submitted by all may use half of the window at
  * most.
  *
+ * Where only the owner gets the value, MARK goes round from the owner itself. Where the value is there
+ * from the start, COPY is the beginning. A member that is to get nothing passes on.
+ *
+ * A partial average is a sum while all weights are 1; else a mean, and its weight and count follow the
+ * elements.
+ *
  * In a repaired view the member named as holder is the owner and only COPY and MARK run again. */
 #include <string.h>
 
+#include "bytes.h"
 #include "check.h"
 #include "internal.h"
 #include "reduce.h"
 
-/* Which peer puts the segment on its way: the holder of a final value, else the owner's successor.
- */
+/* Which peer puts the segment on its way: who has a final value, else the owner's successor. */
 static uint32_t starter(const pc_core *core, const struct pc_op *op, uint32_t segment) {
     uint32_t owner = pc_owner(core, op, segment);
     if (owner == PC_NO_INDEX || pc_copy_only(op, segment))
         return owner;
-    return pc_after(core, owner);
+    return pc_after(op, owner);
+}
+
+static void push_next(pc_core *core, struct pc_op *op, uint32_t i, uint8_t type) {
+    pc_push(core, op, pc_after(op, pc_self(op)), i, type);
 }
 
 static bool may_start(const pc_core *core, const struct pc_op *op, size_t bytes, bool *eager) {
@@ -35,8 +45,74 @@ static bool may_start(const pc_core *core, const struct pc_op *op, size_t bytes,
     return core->eager_in_flight < core->window / 2 && op->eager_bytes + bytes <= PC_EAGER_BYTES;
 }
 
-static void start_segment(pc_core *core, struct pc_op *op, uint32_t i, bool eager) {
+/* ---- partial sums ------------------------------------------------------------------------------
+ */
+
+/* Not every member's weight so far is 1. */
+static bool tells_weight(const struct pc_op *op, const struct pc_segment *segment) {
+    return op->desc.reduce == PCCL_AVG &&
+           (segment->mean || segment->contributors != segment->parts_done);
+}
+
+/* Behind the elements: pool buffers have room for it. */
+static void put_weight(struct pc_op *op, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
+    if (!segment->mean && segment->contributors > 1)
+        pc_finalize_avg(op->desc.dtype, segment->buffer->data, pc_op_elements(op, i),
+                        segment->contributors);
+    segment->mean = true;
+    uint8_t *tail = segment->buffer->data + pc_op_bytes(op, i);
+    uint64_t bits;
+    memcpy(&bits, &segment->weight, sizeof bits);
+    pc_put_u64(tail, bits);
+    pc_put_u64(tail + 8, segment->contributors);
+}
+
+/* What the partial sum that arrived is made of. false: it cannot be. */
+static bool get_weight(struct pc_op *op, uint32_t i, const struct pc_buffer *buffer) {
+    struct pc_segment *segment = &op->segments[i];
+    size_t bytes = pc_op_bytes(op, i);
+    uint16_t members = buffer->header.contributors;
+    segment->mean = buffer->header.length != bytes;
+    segment->contributors = members;
+    segment->weight = members;
+    if (!segment->mean)
+        return true;
+    uint64_t bits = pc_get_u64(buffer->data + bytes);
+    memcpy(&segment->weight, &bits, sizeof bits);
+    uint64_t contributors = pc_get_u64(buffer->data + bytes + 8);
+    segment->contributors = (uint16_t)contributors;
+    return contributors <= members && segment->weight >= 0 && segment->weight <= 1e300;
+}
+
+size_t pc_ring_sum_bytes(const struct pc_op *op, uint32_t i) {
+    return pc_op_bytes(op, i) + (tells_weight(op, &op->segments[i]) ? PC_WEIGHT_BYTES : 0);
+}
+
+/* The first input: straight from the user's memory if nothing need be said about it. */
+static bool begin_sum(pc_core *core, struct pc_op *op, uint32_t i) {
+    struct pc_segment *segment = &op->segments[i];
+    double weight = op->desc.weight;
+    segment->weight = weight;
+    segment->contributors = weight > 0;
+    segment->mean = weight < 1 || weight > 1;
+    segment->parts_done = 1;
+    if (!tells_weight(op, segment))
+        return true;
+    segment->buffer = pc_pool_take(&core->pool);
+    if (!segment->buffer)
+        return false;
+    memcpy(segment->buffer->data, pc_op_in(op, i), pc_op_bytes(op, i));
+    put_weight(op, i);
+    return true;
+}
+
+/* 1, 0: no memory now. */
+static int start_segment(pc_core *core, struct pc_op *op, uint32_t i, bool eager) {
+    struct pc_segment *segment = &op->segments[i];
+    bool sum = segment->state == PC_INTACT;
+    if (sum && !begin_sum(core, op, i))
+        return 0;
     segment->started = true;
     segment->counted = true;
     segment->eager = eager;
@@ -45,25 +121,26 @@ static void start_segment(pc_core *core, struct pc_op *op, uint32_t i, bool eage
         core->eager_in_flight++;
         op->eager_bytes += pc_op_bytes(op, i);
     }
-    if (segment->state == PC_INTACT)
-        segment->contributors = 1;
-    pc_pair_push(core, pc_after(core, core->self), op, i,
-                 segment->state == PC_FINAL ? PC_COPY : PC_SUM);
+    push_next(core, op, i, sum ? PC_SUM : pc_owner_only(op->desc.kind) ? PC_MARK : PC_COPY);
+    return 1;
 }
 
 int pc_ring_start_one(pc_core *core, struct pc_op *op) {
     for (; op->cursor < op->segment_count; op->cursor++) {
         uint32_t i = op->cursor;
         struct pc_segment *segment = &op->segments[i];
-        if (segment->started || segment->state == PC_MARKED || starter(core, op, i) != core->self)
+        if (segment->started || segment->state == PC_MARKED ||
+            starter(core, op, i) != pc_self(op))
             continue;
         if (pc_copy_only(op, i) && segment->state != PC_FINAL)
             continue;
         bool eager;
-        if (!may_start(core, op, pc_op_bytes(op, i), &eager))
+        if (!may_start(core, op, pc_op_bytes(op, i), &eager) ||
+            !start_segment(core, op, i, eager))
             return 0;
-        start_segment(core, op, i, eager);
         op->cursor++;
+        if (pc_owner_only(op->desc.kind) && segment->state == PC_FINAL)
+            pc_now_marked(core, op, i); /* final before this view: it is said again */
         return 1;
     }
     return -1;
@@ -71,108 +148,111 @@ int pc_ring_start_one(pc_core *core, struct pc_op *op) {
 
 static void become_final_as_owner(pc_core *core, struct pc_op *op, uint32_t i,
                                   struct pc_buffer *buffer) {
-    uint64_t elements = pc_op_elements(op, i);
-    uint8_t *to = pc_op_address(op, i);
+    struct pc_segment *segment = &op->segments[i];
+    uint8_t *to = pc_op_out(op, i);
     pc_keep_undo(op, i);
-    pc_reduce_into(op->desc.dtype, op->desc.reduce, to, buffer->data, to, elements);
-    if (op->desc.reduce == PCCL_AVG)
-        pc_finalize_avg(op->desc.dtype, to, elements, core->world);
+    pc_add_input(op, i, to, buffer->data, pc_op_in(op, i), op->desc.weight);
+    pc_finish(op, i, to);
     pc_pool_put(&core->pool, buffer);
-    pc_now_final(core, op, i, (uint16_t)core->world);
-    pc_pair_push(core, pc_after(core, core->self), op, i, PC_COPY);
+    pc_now_final(core, op, i, segment->contributors);
+    if (!pc_owner_only(op->desc.kind)) {
+        push_next(core, op, i, PC_COPY);
+        return;
+    }
+    push_next(core, op, i, PC_MARK);
+    pc_now_marked(core, op, i);
+    pc_check_end(core, op);
 }
 
 static const char *on_sum(pc_core *core, struct pc_op *op, struct pc_buffer *buffer) {
     uint32_t i = buffer->header.segment;
     struct pc_segment *segment = &op->segments[i];
     uint32_t owner = pc_owner(core, op, i);
-    uint32_t expected = 0; /* inputs so far */
+    uint32_t expected = 0; /* members so far */
     if (owner != PC_NO_INDEX)
-        expected = (core->self + core->world - pc_after(core, owner)) % core->world;
+        expected = (pc_self(op) + pc_size(op) - pc_after(op, owner)) % pc_size(op);
     if (segment->state != PC_INTACT || segment->started || pc_copy_only(op, i) || !expected ||
-        buffer->header.contributors != expected) {
+        buffer->header.contributors != expected || !get_weight(op, i, buffer)) {
         pc_pool_put(&core->pool, buffer);
         return "a partial sum that cannot be";
     }
     segment->started = true;
-    if (owner == core->self) {
+    if (owner == pc_self(op)) {
         become_final_as_owner(core, op, i, buffer);
         return NULL;
     }
-    pc_reduce_into(op->desc.dtype, op->desc.reduce, buffer->data, buffer->data,
-                   pc_op_address(op, i), pc_op_elements(op, i));
+    pc_add_input(op, i, buffer->data, buffer->data, pc_op_in(op, i), op->desc.weight);
     segment->buffer = buffer;
-    segment->contributors = (uint16_t)(buffer->header.contributors + 1);
-    pc_pair_push(core, pc_after(core, core->self), op, i, PC_SUM);
+    segment->parts_done = (uint16_t)(expected + 1);
+    if (tells_weight(op, segment))
+        put_weight(op, i);
+    push_next(core, op, i, PC_SUM);
     return NULL;
 }
 
-static void mark_here(pc_core *core, struct pc_op *op, uint32_t i) {
-    uint32_t last = pc_before(core, pc_owner(core, op, i));
-    uint32_t next = pc_after(core, core->self);
-    pc_now_marked(core, op, i);
-    if (next != last)
-        pc_pair_push(core, next, op, i, PC_MARK);
-    pc_check_end(core, op);
-}
+/* ---- copies and marks --------------------------------------------------------------------------
+ */
 
-static const char *on_copy(pc_core *core, struct pc_op *op, struct pc_buffer *buffer) {
-    uint32_t i = buffer->header.segment;
+static const char *on_copy(pc_core *core, struct pc_op *op, const struct pc_header *header,
+                           struct pc_buffer *buffer) {
+    uint32_t i = header->segment;
     struct pc_segment *segment = &op->segments[i];
     uint32_t owner = pc_owner(core, op, i);
-    size_t bytes = pc_op_bytes(op, i);
     const char *wrong = NULL;
-    if (owner == PC_NO_INDEX || owner == core->self || segment->state == PC_MARKED ||
-        segment->copied || segment->sum_queued)
+    if (pc_owner_only(op->desc.kind) || owner == PC_NO_INDEX || owner == pc_self(op) ||
+        segment->state == PC_MARKED || segment->copied || segment->sum_queued || segment->landing)
         wrong = "a copy that cannot be";
-    else if (segment->state == PC_FINAL && bytes &&
-             memcmp(pc_op_address(op, i), buffer->data, bytes) != 0)
-        wrong = "a copy that differs from the final value";
-    if (wrong) {
+    else
+        wrong = pc_land(core, op, header, buffer);
+    if (buffer)
         pc_pool_put(&core->pool, buffer);
+    if (wrong)
         return wrong;
-    }
-    if (segment->state == PC_INTACT) {
-        pc_keep_undo(op, i);
-        if (bytes)
-            memcpy(pc_op_address(op, i), buffer->data, bytes);
-        pc_now_final(core, op, i, buffer->header.contributors);
-    }
-    pc_pool_put(&core->pool, buffer);
     segment->started = true;
-    segment->copied = true;
-    if (core->self != pc_before(core, owner)) {
-        pc_pair_push(core, pc_after(core, core->self), op, i, PC_COPY);
+    if (pc_self(op) != pc_before(op, owner)) {
+        push_next(core, op, i, PC_COPY);
         return NULL;
     }
+    push_next(core, op, i, PC_MARK);
     pc_now_marked(core, op, i);
-    pc_pair_push(core, pc_after(core, core->self), op, i, PC_MARK);
     pc_check_end(core, op);
     pc_start(core); /* in a ring of two the starter hears of the end here, and by no mark */
     return NULL;
 }
 
-static const char *on_mark(pc_core *core, struct pc_op *op, uint32_t i) {
+static const char *on_mark(pc_core *core, struct pc_op *op, const struct pc_header *header) {
+    uint32_t i = header->segment;
     struct pc_segment *segment = &op->segments[i];
     uint32_t owner = pc_owner(core, op, i);
-    /* No mark overtakes its copy: it is sent by one whom the copy reached through this peer. */
-    if (owner == PC_NO_INDEX || segment->state != PC_FINAL ||
-        pc_before(core, owner) == core->self || (owner != core->self && !segment->copied))
+    bool owner_only = pc_owner_only(op->desc.kind);
+    if (owner == PC_NO_INDEX || segment->state == PC_MARKED)
         return "a mark that cannot be";
-    mark_here(core, op, i);
+    uint32_t first = owner_only ? owner : pc_before(op, owner); /* who says it first */
+    if (first == pc_self(op) || segment->sum_queued)
+        return "a mark that cannot be";
+    /* No mark overtakes its copy: it is sent by one whom the copy reached through this peer. */
+    if (!owner_only &&
+        (segment->state != PC_FINAL || (owner != pc_self(op) && !segment->copied)))
+        return "a mark that cannot be";
+    if (owner_only)
+        pc_now_final(core, op, i, header->contributors);
+    pc_now_marked(core, op, i);
+    if (pc_after(op, pc_self(op)) != first)
+        push_next(core, op, i, PC_MARK);
+    pc_check_end(core, op);
     pc_start(core);
     return NULL;
 }
 
 const char *pc_ring_frame(pc_core *core, struct pc_op *op, uint32_t from,
                           const struct pc_header *header, struct pc_buffer *buffer) {
-    if (from == pc_before(core, core->self)) {
+    if (from == pc_before(op, pc_self(op))) {
         if (header->type == PC_SUM)
             return on_sum(core, op, buffer);
         if (header->type == PC_COPY)
-            return on_copy(core, op, buffer);
+            return on_copy(core, op, header, buffer);
         if (header->type == PC_MARK)
-            return on_mark(core, op, header->segment);
+            return on_mark(core, op, header);
     }
     if (buffer)
         pc_pool_put(&core->pool, buffer);

@@ -4,13 +4,17 @@
 
 #include "check.h"
 #include "internal.h"
+#include "mean.h"
+#include "reduce.h"
 
 int pc_route(const pc_core *core, const struct pc_op *op) {
+    if (pc_is_exchange(op->desc.kind))
+        return PCCL_ROUTE_DIRECT;
     if (core->cut)
         return PCCL_ROUTE_RING;
     if (op->desc.route != PCCL_ROUTE_AUTO)
         return op->desc.route;
-    return core->world <= PC_DIRECT_WORLD_MAX ? PCCL_ROUTE_DIRECT : PCCL_ROUTE_RING;
+    return pc_size(op) <= PC_DIRECT_WORLD_MAX ? PCCL_ROUTE_DIRECT : PCCL_ROUTE_RING;
 }
 
 uint32_t pc_ring_index(const pc_core *core, uint64_t peer) {
@@ -22,23 +26,22 @@ uint32_t pc_ring_index(const pc_core *core, uint64_t peer) {
 
 /* Where the rotation of owners begins. It depends on the tensor's size alone, so that equal inputs
  * in one view give equal bits each time, and yet not all small ops have one owner. */
-uint32_t pc_turn(const pc_core *core, const struct pc_op *op) {
-    return (uint32_t)(op->desc.count * UINT64_C(0x9E3779B97F4A7C15) >> 40) % core->world;
+uint32_t pc_turn(const struct pc_op *op) {
+    return (uint32_t)(op->desc.count * UINT64_C(0x9E3779B97F4A7C15) >> 40) % pc_size(op);
 }
 
-uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t segment) {
-    int32_t holder = op->segments[segment].holder;
-    if (holder >= 0)
-        return (uint32_t)holder;
-    if (op->desc.kind == PCCL_BROADCAST)
-        return pc_ring_index(core, op->desc.root_peer);
-    if (pc_route(core, op) == PCCL_ROUTE_STAR)
-        return 0;
-    return (segment + pc_turn(core, op)) % core->world;
+uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t i) {
+    const struct pc_segment *segment = &op->segments[i];
+    if (segment->holder >= 0)
+        return (uint32_t)segment->holder;
+    if (op->desc.kind == PCCL_ALL_REDUCE)
+        return pc_route(core, op) == PCCL_ROUTE_STAR ? 0 : (i + pc_turn(op)) % pc_size(op);
+    uint64_t block_of = op->blocks[segment->block].peer;
+    return pc_place_of_peer(core, op->context, block_of ? block_of : op->desc.root_peer);
 }
 
 bool pc_copy_only(const struct pc_op *op, uint32_t segment) {
-    return op->desc.kind == PCCL_BROADCAST || op->segments[segment].holder >= 0;
+    return !pc_reduces(op->desc.kind) || op->segments[segment].holder >= 0;
 }
 
 /* ---- the steps of a segment --------------------------------------------------------------------
@@ -47,11 +50,12 @@ bool pc_copy_only(const struct pc_op *op, uint32_t segment) {
 void pc_check_end(pc_core *core, struct pc_op *op) {
     /* A member that lies about what it holds must not end an op whose memory is still to be sent.
      */
-    if (op->state == PC_RUNNING && op->marked_count == op->segment_count && !op->values_queued)
+    if (op->state == PC_RUNNING && !op->streams && op->marked_count == op->segment_count &&
+        !op->values_queued)
         pc_op_end(core, op, PCCL_OK, "");
 }
 
-/* The value is in the destination, whole. */
+/* The value is in the destination, whole, if there is one here. */
 void pc_now_final(pc_core *core, struct pc_op *op, uint32_t i, uint16_t contributors) {
     struct pc_segment *segment = &op->segments[i];
     PC_ASSERT(segment->state == PC_INTACT);
@@ -87,28 +91,116 @@ void pc_now_marked(pc_core *core, struct pc_op *op, uint32_t i) {
 void pc_keep_undo(struct pc_op *op, uint32_t segment) {
     if (!op->undo)
         return;
-    const uint8_t *from = pc_op_address(op, segment);
-    memcpy(op->undo + (from - op->data), from, pc_op_bytes(op, segment));
+    const uint8_t *from = pc_op_out(op, segment);
+    memcpy(op->undo + (from - op->blocks[0].out), from, pc_op_bytes(op, segment));
 }
 
-void pc_root_final(struct pc_op *op) {
+bool pc_holds_all(const struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++)
-        if (op->segments[i].state == PC_INTACT) {
-            op->segments[i].state = PC_FINAL;
-            op->segments[i].contributors = 1;
-            op->final_count++;
-        }
+        if (pc_op_out(op, i) && op->segments[i].state == PC_INTACT)
+            return false;
+    return !op->own_left;
 }
 
-/* A ring of one: the inputs are the result, the average of one included. */
+void pc_sources_final(struct pc_op *op, uint64_t self) {
+    for (uint32_t i = 0; i < op->segment_count; i++) {
+        uint64_t owner = op->blocks[op->segments[i].block].peer;
+        if ((owner ? owner : op->desc.root_peer) != self)
+            continue;
+        op->segments[i].state = PC_FINAL;
+        op->segments[i].contributors = 1;
+        op->final_count++;
+    }
+}
+
+/* No other participant is left: the inputs are the result, the average of one included. */
 void pc_alone(pc_core *core, struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++) {
-        if (op->segments[i].state == PC_INTACT)
+        struct pc_segment *segment = &op->segments[i];
+        if (segment->state == PC_INTACT) {
+            const uint8_t *in = pc_op_in(op, i);
+            uint8_t *out = pc_op_out(op, i);
+            if (in && out && in != out)
+                memcpy(out, in, pc_op_bytes(op, i));
             pc_now_final(core, op, i, 1);
-        if (op->segments[i].state == PC_FINAL)
+        }
+        if (segment->state == PC_FINAL)
             pc_now_marked(core, op, i);
     }
-    pc_check_end(core, op);
+    if (op->streams)
+        pc_exchange_check(core, op);
+    else
+        pc_check_end(core, op);
+}
+
+const char *pc_land(pc_core *core, struct pc_op *op, const struct pc_header *header,
+                    const struct pc_buffer *buffer) {
+    uint32_t i = header->segment;
+    struct pc_segment *segment = &op->segments[i];
+    size_t bytes = pc_op_bytes(op, i);
+    uint8_t *out = pc_op_out(op, i);
+    segment->copied = true;
+    if (segment->state == PC_FINAL)
+        return bytes && buffer && memcmp(out, buffer->data, bytes) != 0
+                   ? "a copy that differs from the final value"
+                   : NULL;
+    if (buffer && bytes) {
+        pc_keep_undo(op, i);
+        memcpy(out, buffer->data, bytes);
+    }
+    pc_now_final(core, op, i, header->contributors);
+    return NULL;
+}
+
+/* ---- the value of a segment, input by input ----------------------------------------------------
+ */
+
+void pc_add_input(struct pc_op *op, uint32_t i, uint8_t *to, uint8_t *so_far, const uint8_t *input,
+                  double weight) {
+    struct pc_segment *segment = &op->segments[i];
+    uint64_t n = pc_op_elements(op, i);
+    int dtype = op->desc.dtype;
+    bool average = op->desc.reduce == PCCL_AVG;
+    const uint8_t *only = NULL; /* the other counts for nothing */
+    if (!so_far || (average && segment->weight <= 0 && weight > 0))
+        only = input;
+    else if (average && weight <= 0)
+        only = so_far;
+    if (only) {
+        if (only != to && n)
+            memcpy(to, only, n * op->element_bytes);
+        if (only == input) {
+            segment->weight = weight;
+            segment->contributors = weight > 0;
+            segment->mean = weight < 1 || weight > 1;
+        }
+        return;
+    }
+    segment->contributors++;
+    if (average && (segment->mean || weight < 1 || weight > 1)) {
+        if (!segment->mean && segment->contributors > 2)
+            pc_finalize_avg(dtype, so_far, n, segment->contributors - 1u);
+        double total = segment->weight + weight;
+        pc_mean_into(dtype, to, so_far, input, n, segment->weight / total, weight / total);
+        segment->mean = true;
+        segment->weight = total;
+        return;
+    }
+    segment->weight += weight;
+    pc_reduce_into(dtype, op->desc.reduce, to, so_far, input, n);
+}
+
+void pc_finish(struct pc_op *op, uint32_t i, uint8_t *data) {
+    const struct pc_segment *segment = &op->segments[i];
+    uint64_t n = pc_op_elements(op, i);
+    if (op->desc.reduce != PCCL_AVG)
+        return;
+    if (!segment->contributors) { /* all weights are 0: the mean of nothing */
+        if (n)
+            memset(data, 0, n * op->element_bytes);
+    } else if (!segment->mean) {
+        pc_finalize_avg(op->desc.dtype, data, n, segment->contributors);
+    }
 }
 
 /* ---- starting ----------------------------------------------------------------------------------
@@ -116,14 +208,19 @@ void pc_alone(pc_core *core, struct pc_op *op) {
 
 void pc_startable(pc_core *core, struct pc_op *op) {
     op->cursor = 0;
-    for (uint32_t i = 0; i < op->owner_count; i++)
-        op->part_cursors[i] = 0;
     if (op->starting)
         return;
     op->starting = true;
     op->start_next = NULL;
     *core->start_tail = op;
     core->start_tail = &op->start_next;
+}
+
+static int start_one(pc_core *core, struct pc_op *op) {
+    if (op->streams)
+        return pc_exchange_start_one(core, op);
+    return pc_route(core, op) == PCCL_ROUTE_RING ? pc_ring_start_one(core, op)
+                                                 : pc_star_start_one(core, op);
 }
 
 void pc_start(pc_core *core) {
@@ -137,8 +234,7 @@ void pc_start(pc_core *core) {
             struct pc_op *op = *at;
             int outcome = 0;
             if (!op->mismatched)
-                outcome = pc_route(core, op) == PCCL_ROUTE_RING ? pc_ring_start_one(core, op)
-                                                                : pc_star_start_one(core, op);
+                outcome = start_one(core, op);
             if (outcome < 0) {
                 *at = op->start_next;
                 if (core->start_tail == &op->start_next)

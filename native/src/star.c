@@ -3,9 +3,12 @@
  *
  *   each -> owner   PART: an input, straight from the user's memory
  *   owner           adds the parts in ring order from its own on: the order fixes the bits
- *   owner -> each   COPY: the final value; landed in scratch, moved whole, and answered
+ *   owner -> each   COPY: the final value; landed, whole, and answered
  *   each -> owner   ACK: I hold it
  *   owner -> each   MARK: all hold it (with two members the copy says as much)
+ *
+ * Where only the owner gets the value (reduce, reduce-scatter), MARK follows at once; where it is
+ * there from the start (broadcast, all-gather), COPY is the beginning.
  *
  * Windows: an owner asks for the parts of at most `open_window` of its segments at a time; which,
  * it says in READY. It alone decides, so parts of different ops cannot wait for each other. At most
@@ -35,20 +38,32 @@ static bool may_copy(const pc_core *core, struct pc_op *op, size_t bytes) {
     return true;
 }
 
+/* Only the owner was to get the segment, and holds it: nobody waits any more. */
+static void mark_all(pc_core *core, struct pc_op *op, uint32_t i) {
+    op->segments[i].started = true;
+    pc_push_all(core, op, i, PC_MARK);
+    pc_now_marked(core, op, i);
+}
+
 /* Copies of values that are there: what a root spreads, or a holder serves. 1, 0, -1 as start. */
 static int start_copy(pc_core *core, struct pc_op *op) {
     for (; op->cursor < op->segment_count; op->cursor++) {
         uint32_t i = op->cursor;
         struct pc_segment *segment = &op->segments[i];
         if (!pc_copy_only(op, i) || segment->started || segment->state != PC_FINAL ||
-            pc_owner(core, op, i) != core->self)
+            pc_owner(core, op, i) != pc_self(op))
             continue;
+        if (pc_owner_only(op->desc.kind)) { /* final before this view: say so again */
+            mark_all(core, op, i);
+            op->cursor++;
+            return 1;
+        }
         if (!may_copy(core, op, pc_op_bytes(op, i)))
             return 0;
         segment->started = true;
         segment->counted = true;
         core->copies_in_flight++;
-        pc_pair_push_all(core, op, i, PC_COPY);
+        pc_push_all(core, op, i, PC_COPY);
         op->cursor++;
         return 1;
     }
@@ -58,10 +73,16 @@ static int start_copy(pc_core *core, struct pc_op *op) {
 /* The k-th segment of an owner, in a view without holders; at or past segment_count: none. */
 static uint64_t segment_of(const pc_core *core, const struct pc_op *op, uint32_t owner,
                            uint32_t k) {
+    if (op->desc.kind == PCCL_REDUCE_SCATTER) {
+        const struct pc_block *block = &op->blocks[pc_said(op, owner)->block];
+        return k < block->segments ? block->first + (uint64_t)k : UINT64_MAX;
+    }
+    if (op->desc.kind == PCCL_REDUCE)
+        return core->peers[op->context->at[owner]] == op->desc.root_peer ? k : UINT64_MAX;
     if (pc_route(core, op) == PCCL_ROUTE_STAR)
         return owner == 0 ? k : UINT64_MAX;
-    uint32_t first = (owner + core->world - pc_turn(core, op)) % core->world;
-    return first + (uint64_t)k * core->world;
+    uint32_t first = (owner + pc_size(op) - pc_turn(op)) % pc_size(op);
+    return first + (uint64_t)k * pc_size(op);
 }
 
 static bool wants_parts(const struct pc_op *op, uint64_t i) {
@@ -73,10 +94,10 @@ static bool wants_parts(const struct pc_op *op, uint64_t i) {
 static int open_more(pc_core *core, struct pc_op *op) {
     uint32_t before = op->opened;
     int outcome = -1;
-    if (op->desc.kind == PCCL_BROADCAST)
+    if (!pc_reduces(op->desc.kind))
         return -1;
     for (;; op->opened++) {
-        uint64_t i = segment_of(core, op, core->self, op->opened);
+        uint64_t i = segment_of(core, op, pc_self(op), op->opened);
         if (i >= op->segment_count)
             break;
         if (!wants_parts(op, i))
@@ -101,7 +122,7 @@ void pc_star_open(pc_core *core, struct pc_op *op) {
 
 /* The next segment of an owner that this peer owes it a part of. */
 static bool next_part(const pc_core *core, struct pc_op *op, uint32_t owner, uint32_t *segment) {
-    uint32_t *k = &op->part_cursors[owner];
+    uint32_t *k = &pc_said(op, owner)->cursor;
     for (;; (*k)++) {
         uint64_t i = segment_of(core, op, owner, *k);
         if (i >= op->segment_count)
@@ -116,15 +137,16 @@ static bool next_part(const pc_core *core, struct pc_op *op, uint32_t owner, uin
 /* One part to each owner that has asked for it, or that takes it unasked. */
 static int start_parts(pc_core *core, struct pc_op *op) {
     int outcome = -1;
-    if (op->desc.kind == PCCL_BROADCAST)
+    if (!pc_reduces(op->desc.kind))
         return -1;
-    for (uint32_t owner = pc_after(core, core->self); owner != core->self;
-         owner = pc_after(core, owner)) {
+    for (uint32_t owner = pc_after(op, pc_self(op)); owner != pc_self(op);
+         owner = pc_after(op, owner)) {
         uint32_t i;
         if (!next_part(core, op, owner, &i))
             continue;
-        struct pc_pair *pair = core->pairs[owner];
-        bool asked = op->part_cursors[owner] < op->opened_by[owner];
+        struct pc_pair *pair = core->pairs[op->context->at[owner]];
+        const struct pc_said *said = pc_said(op, owner);
+        bool asked = said->cursor < said->opened;
         if (!asked && (!pc_op_small(op) || pair->eager >= core->eager_window)) {
             outcome = outcome < 0 ? 0 : outcome;
             continue;
@@ -133,7 +155,7 @@ static int start_parts(pc_core *core, struct pc_op *op) {
         segment->started = true;
         segment->counted = !asked;
         pair->eager += !asked;
-        pc_pair_push(core, owner, op, i, PC_PART);
+        pc_push(core, op, owner, i, PC_PART);
         outcome = 1;
     }
     return outcome;
@@ -144,8 +166,7 @@ int pc_star_start_one(pc_core *core, struct pc_op *op) {
     int parts = start_parts(core, op);
     int opened = open_more(core, op);
     if (opened > 0)
-        for (uint32_t i = pc_after(core, core->self); i != core->self; i = pc_after(core, i))
-            pc_announce_to(core, op, i);
+        pc_announce_all(core, op);
     if (copies > 0 || parts > 0 || opened > 0)
         return 1;
     return copies == 0 || parts == 0 || opened == 0 ? 0 : -1;
@@ -154,30 +175,41 @@ int pc_star_start_one(pc_core *core, struct pc_op *op) {
 /* ---- the owner ---------------------------------------------------------------------------------
  */
 
-static void spread(pc_core *core, struct pc_op *op, uint32_t i) {
-    if (op->desc.reduce == PCCL_AVG)
-        pc_finalize_avg(op->desc.dtype, pc_op_address(op, i), pc_op_elements(op, i), core->world);
-    pc_now_final(core, op, i, (uint16_t)core->world);
-    op->segments[i].started = true;
-    if (op->segments[i].open) {
-        core->open_in_flight--;
-        core->open_unready -= op->segments[i].eager;
-        op->segments[i].open = op->segments[i].eager = false;
-    }
-    pc_pair_push_all(core, op, i, PC_COPY);
+static void close_window(pc_core *core, struct pc_segment *segment) {
+    if (!segment->open)
+        return;
+    core->open_in_flight--;
+    core->open_unready -= segment->eager;
+    segment->open = segment->eager = false;
 }
 
-/* Adds the next input in order. The last sum goes straight to the destination. */
+/* All inputs are in the destination. */
+static void summed(pc_core *core, struct pc_op *op, uint32_t i) {
+    struct pc_segment *segment = &op->segments[i];
+    pc_finish(op, i, pc_op_out(op, i));
+    pc_now_final(core, op, i, segment->contributors);
+    close_window(core, segment);
+    if (pc_owner_only(op->desc.kind)) {
+        mark_all(core, op, i);
+        return;
+    }
+    segment->started = true;
+    pc_push_all(core, op, i, PC_COPY);
+}
+
+/* Adds the next input in order. The last sum goes straight to the destination. Returns false if the
+ * op has ended. */
 static void add_part(pc_core *core, struct pc_op *op, uint32_t i, struct pc_buffer *part) {
     struct pc_segment *segment = &op->segments[i];
-    uint64_t elements = pc_op_elements(op, i);
-    uint8_t *own = pc_op_address(op, i);
-    bool last = segment->parts_done + 1u == core->world;
-    const uint8_t *so_far = segment->buffer ? segment->buffer->data : own;
+    bool last = segment->parts_done + 1u == pc_size(op);
+    /* The own input is only read: sums of two and more are in a buffer. */
+    uint8_t *own = (uint8_t *)(uintptr_t)pc_op_in(op, i);
+    uint8_t *so_far = segment->buffer ? segment->buffer->data : own;
     if (last)
         pc_keep_undo(op, i);
-    uint8_t *to = last ? own : segment->buffer ? segment->buffer->data : part->data;
-    pc_reduce_into(op->desc.dtype, op->desc.reduce, to, so_far, part->data, elements);
+    uint8_t *to = last ? pc_op_out(op, i) : segment->buffer ? so_far : part->data;
+    double weight = op->said[part->from].weight;
+    pc_add_input(op, i, to, so_far, part->data, weight);
     segment->parts_done++;
     if (!last && !segment->buffer) {
         segment->buffer = part; /* it holds the sum of two now */
@@ -189,28 +221,37 @@ static void add_part(pc_core *core, struct pc_op *op, uint32_t i, struct pc_buff
     if (segment->buffer)
         pc_pool_put(&core->pool, segment->buffer);
     segment->buffer = NULL;
-    spread(core, op, i);
+    summed(core, op, i);
 }
 
-static uint32_t place(const pc_core *core, uint32_t from) {
-    return (from + core->world - core->self) % core->world; /* 1 .. world-1 */
+/* How far round from this peer: 1 .. size - 1. */
+static uint32_t distance(const struct pc_op *op, uint32_t from) {
+    return (pc_place(op->context, from) + pc_size(op) - pc_self(op)) % pc_size(op);
 }
 
-static const char *on_part(pc_core *core, struct pc_op *op, uint32_t from,
-                           struct pc_buffer *buffer) {
+/* The owner's own input is the first. */
+static void begin_value(struct pc_op *op, struct pc_segment *segment) {
+    double weight = op->desc.weight;
+    segment->parts_done = 1;
+    segment->weight = weight;
+    segment->contributors = weight > 0;
+    segment->mean = weight < 1 || weight > 1;
+}
+
+static const char *on_part(pc_core *core, struct pc_op *op, struct pc_buffer *buffer) {
     uint32_t i = buffer->header.segment;
     struct pc_segment *segment = &op->segments[i];
     const char *wrong = NULL;
-    if (segment->state != PC_INTACT || pc_copy_only(op, i) || pc_owner(core, op, i) != core->self)
+    if (segment->state != PC_INTACT || pc_copy_only(op, i) || pc_owner(core, op, i) != pc_self(op))
         wrong = "a part that cannot be";
-    if (!segment->parts_done)
-        segment->parts_done = 1; /* the owner's own */
-    uint32_t at = place(core, from);
+    if (!wrong && !segment->parts_done)
+        begin_value(op, segment);
+    uint32_t at = distance(op, buffer->from);
     if (!wrong && at < segment->parts_done)
         wrong = "the same part twice";
     struct pc_buffer **slot = &segment->early;
-    while (!wrong && *slot && place(core, (*slot)->from) <= at) {
-        if (place(core, (*slot)->from) == at)
+    while (!wrong && *slot && distance(op, (*slot)->from) <= at) {
+        if (distance(op, (*slot)->from) == at)
             wrong = "the same part twice";
         slot = &(*slot)->next;
     }
@@ -220,22 +261,27 @@ static const char *on_part(pc_core *core, struct pc_op *op, uint32_t from,
     }
     buffer->next = *slot;
     *slot = buffer;
-    while (segment->early && place(core, segment->early->from) == segment->parts_done) {
+    while (segment->early && distance(op, segment->early->from) == segment->parts_done) {
         struct pc_buffer *next = segment->early;
         segment->early = next->next;
         next->next = NULL;
-        add_part(core, op, i, next);
-    }
-    if (segment->state == PC_FINAL)
+        if (segment->parts_done + 1u < pc_size(op)) {
+            add_part(core, op, i, next);
+            continue;
+        }
+        add_part(core, op, i, next); /* the op may have ended */
+        pc_check_end(core, op);
         pc_start(core);
+        return NULL;
+    }
     return NULL;
 }
 
 /* true: the first from that member. Counting alone would let one speak for all. */
-static bool first_ack(const pc_core *core, struct pc_op *op, uint32_t from, uint32_t i) {
-    size_t bit = (size_t)i * core->world + from;
+static bool first_ack(struct pc_op *op, uint32_t from, uint32_t i) {
+    size_t bit = (size_t)i * pc_size(op) + from;
     if (!op->acked)
-        op->acked = calloc(((size_t)op->segment_count * core->world + 7) / 8, 1);
+        op->acked = calloc(((size_t)op->segment_count * pc_size(op) + 7) / 8, 1);
     PC_ASSERT(op->acked); /* a bit per segment and member: the machine is done for */
     uint8_t mask = (uint8_t)(1u << bit % 8);
     bool first = !(op->acked[bit / 8] & mask);
@@ -245,13 +291,13 @@ static bool first_ack(const pc_core *core, struct pc_op *op, uint32_t from, uint
 
 static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t from, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
-    if (pc_owner(core, op, i) != core->self || segment->state != PC_FINAL || !segment->started ||
-        !first_ack(core, op, from, i))
+    if (pc_owner(core, op, i) != pc_self(op) || segment->state != PC_FINAL || !segment->started ||
+        !first_ack(op, from, i))
         return "an acknowledgement that cannot be";
-    if (++segment->acks + 1u < core->world)
+    if (++segment->acks + 1u < pc_size(op))
         return NULL;
-    if (core->world > 2)
-        pc_pair_push_all(core, op, i, PC_MARK);
+    if (pc_size(op) > 2)
+        pc_push_all(core, op, i, PC_MARK);
     pc_now_marked(core, op, i);
     pc_check_end(core, op);
     pc_start(core);
@@ -269,31 +315,22 @@ static void release_part(struct pc_pair *owner, struct pc_segment *segment) {
 }
 
 static const char *on_copy(pc_core *core, struct pc_op *op, uint32_t from,
-                           struct pc_buffer *buffer) {
-    uint32_t i = buffer->header.segment;
+                           const struct pc_header *header, struct pc_buffer *buffer) {
+    uint32_t i = header->segment;
     struct pc_segment *segment = &op->segments[i];
-    size_t bytes = pc_op_bytes(op, i);
     const char *wrong = NULL;
-    if (pc_owner(core, op, i) != from || segment->state == PC_MARKED || segment->copied)
+    if (pc_owner_only(op->desc.kind) || pc_owner(core, op, i) != from ||
+        segment->state == PC_MARKED || segment->copied || segment->landing)
         wrong = "a copy that cannot be";
-    else if (segment->state == PC_FINAL && bytes &&
-             memcmp(pc_op_address(op, i), buffer->data, bytes) != 0)
-        wrong = "a copy that differs from the final value";
-    if (wrong) {
+    else
+        wrong = pc_land(core, op, header, buffer);
+    if (buffer)
         pc_pool_put(&core->pool, buffer);
+    if (wrong)
         return wrong;
-    }
-    if (segment->state == PC_INTACT) {
-        pc_keep_undo(op, i);
-        if (bytes)
-            memcpy(pc_op_address(op, i), buffer->data, bytes);
-        pc_now_final(core, op, i, buffer->header.contributors);
-    }
-    pc_pool_put(&core->pool, buffer);
-    segment->copied = true;
-    release_part(core->pairs[from], segment);
-    pc_pair_push(core, from, op, i, PC_ACK);
-    if (core->world == 2) { /* the owner and this peer: all hold it */
+    release_part(core->pairs[op->context->at[from]], segment);
+    pc_push(core, op, from, i, PC_ACK);
+    if (pc_size(op) == 2) { /* the owner and this peer: all hold it */
         pc_now_marked(core, op, i);
         pc_check_end(core, op);
     }
@@ -301,12 +338,21 @@ static const char *on_copy(pc_core *core, struct pc_op *op, uint32_t from,
     return NULL;
 }
 
-static const char *on_mark(pc_core *core, struct pc_op *op, uint32_t from, uint32_t i) {
+static const char *on_mark(pc_core *core, struct pc_op *op, uint32_t from,
+                           const struct pc_header *header) {
+    uint32_t i = header->segment;
     struct pc_segment *segment = &op->segments[i];
-    if (pc_owner(core, op, i) != from || segment->state != PC_FINAL || !segment->copied)
+    bool gets_it = !pc_owner_only(op->desc.kind);
+    if (pc_owner(core, op, i) != from || segment->state == PC_MARKED ||
+        (gets_it && (segment->state != PC_FINAL || !segment->copied)))
         return "a mark that cannot be";
+    if (!gets_it) {
+        release_part(core->pairs[op->context->at[from]], segment);
+        pc_now_final(core, op, i, header->contributors);
+    }
     pc_now_marked(core, op, i);
     pc_check_end(core, op);
+    pc_start(core);
     return NULL;
 }
 
@@ -314,11 +360,11 @@ const char *pc_star_frame(pc_core *core, struct pc_op *op, uint32_t from,
                           const struct pc_header *header, struct pc_buffer *buffer) {
     switch (header->type) {
     case PC_PART:
-        return on_part(core, op, from, buffer);
+        return on_part(core, op, buffer);
     case PC_COPY:
-        return on_copy(core, op, from, buffer);
+        return on_copy(core, op, from, header, buffer);
     case PC_MARK:
-        return on_mark(core, op, from, header->segment);
+        return on_mark(core, op, from, header);
     case PC_ACK:
         return on_ack(core, op, from, header->segment);
     default:

@@ -9,30 +9,11 @@
 #include "check.h"
 #include "engine.h"
 
-static bool op_is_sound(const struct pccl_op *op) {
-    size_t element = pccl_dtype_size(op->dtype);
-    if (!element || op->reduce < PCCL_SUM || op->reduce > PCCL_MAX || !op->timeout_ns)
-        return false;
-    if (op->kind != PCCL_ALL_REDUCE && op->kind != PCCL_BROADCAST)
-        return false;
-    if (op->route < PCCL_ROUTE_AUTO || op->route > PCCL_ROUTE_DIRECT)
-        return false;
-    if ((op->kind == PCCL_BROADCAST) != (op->root_peer != 0))
-        return false;
-    if (op->count > UINT64_MAX / 64 / element)
-        return false;
-    return !op->count || (op->data && (uintptr_t)op->data % element == 0);
-}
-
-static bool overlaps(const pccl_engine *engine, const uint8_t *data, uint64_t bytes) {
-    if (!bytes)
-        return false;
-    for (int i = 0; i < TICKETS; i++) {
-        const struct ticket *ticket = &engine->tickets[i];
-        if (ticket->state == TICKET_RUNNING && ticket->bytes &&
-            data < ticket->data + ticket->bytes && ticket->data < data + bytes)
+static bool clashes(const pccl_engine *engine, const struct pc_ranges *ranges) {
+    for (int i = 0; i < TICKETS; i++)
+        if (engine->tickets[i].state == TICKET_RUNNING &&
+            pc_ranges_clash(&engine->tickets[i].ranges, ranges))
             return true;
-    }
     return false;
 }
 
@@ -57,34 +38,58 @@ static void end_ticket(struct ticket *ticket, int status, const char *text) {
     pthread_cond_broadcast(&ticket->ended);
 }
 
-/* Caller holds the mutex; the command is consumed on PCCL_OK. */
-static int submit_locked(pccl_engine *engine, struct command *command, uint64_t *ticket_out) {
-    const struct pccl_op *op = &command->op;
-    uint64_t bytes = op->count * pccl_dtype_size(op->dtype);
-    if (overlaps(engine, op->data, bytes))
-        return PCCL_USAGE;
-    struct ticket *ticket = free_ticket(engine);
-    if (!ticket)
-        return PCCL_RESOURCE;
+/* The number of the next op of this name, or of this context. 0: no room. */
+static uint64_t next_id(pccl_engine *engine, const struct pccl_op *op) {
+    uint64_t context = (uint64_t)op->context << 33;
     if (op->name) {
-        uint32_t use = pc_names_use(&engine->names, op->name);
-        if (!use)
-            return PCCL_RESOURCE;
-        command->op_id = UINT64_C(1) << 32 | pc_names_number(op->name, use);
-        if (id_in_use(engine, command->op_id))
-            return PCCL_USAGE;
-    } else {
-        command->op_id = ++engine->unnamed;
+        uint64_t key = op->name ^ context * UINT64_C(0x9E3779B97F4A7C15);
+        key = key ? key : 1;
+        uint32_t use = pc_names_use(&engine->names, key);
+        return use ? context | UINT64_C(1) << 32 | pc_names_number(key, use) : 0;
     }
-    engine->submitted++;
-    ticket->state = TICKET_RUNNING;
+    if (!op->context)
+        return ++engine->unnamed;
+    uint32_t number = pc_names_use(&engine->counts, op->context);
+    return number ? context | number : 0;
+}
+
+/* A ticket that holds the op's memory, before anything is written there. Takes over `ranges`. */
+static int reserve(pccl_engine *engine, struct pc_ranges *ranges, struct ticket **out) {
+    pthread_mutex_lock(&engine->mutex);
+    struct ticket *ticket = free_ticket(engine);
+    int status = clashes(engine, ranges) ? PCCL_USAGE : ticket ? PCCL_OK : PCCL_RESOURCE;
+    if (status == PCCL_OK) {
+        ticket->state = TICKET_RUNNING;
+        ticket->op_id = 0;
+        ticket->ranges = *ranges;
+        *out = ticket;
+    }
+    pthread_mutex_unlock(&engine->mutex);
+    if (status != PCCL_OK)
+        pc_ranges_free(ranges);
+    return status;
+}
+
+static void release(struct ticket *ticket) {
+    ticket->state = TICKET_FREE;
+    pc_ranges_free(&ticket->ranges);
+}
+
+/* Caller holds the mutex; the command is consumed on PCCL_OK, the ticket freed otherwise. */
+static int submit_locked(pccl_engine *engine, struct command *command, struct ticket *ticket,
+                         uint64_t *ticket_out) {
+    command->op_id = next_id(engine, command->op);
+    if (!command->op_id || id_in_use(engine, command->op_id)) {
+        release(ticket);
+        return command->op_id ? PCCL_USAGE : PCCL_RESOURCE;
+    }
+    engine->submitted += !command->op->context;
     ticket->generation++;
     ticket->op_id = command->op_id;
-    ticket->data = op->data;
-    ticket->bytes = bytes;
     *ticket_out = (uint64_t)ticket->generation << 16 | (uint64_t)(ticket - engine->tickets);
     if (engine->failed) {
         end_ticket(ticket, engine->failed, engine->failed_text);
+        free(command->op);
         free(command);
     } else {
         pc_command_push(engine, command);
@@ -93,22 +98,39 @@ static int submit_locked(pccl_engine *engine, struct command *command, uint64_t 
 }
 
 int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *op_id,
-                       uint64_t *ticket) {
-    if (!op_is_sound(op))
+                       uint64_t *ticket_out) {
+    uint64_t self = engine->io.config.peer;
+    if (!pc_op_is_sound(op, self))
         return PCCL_USAGE;
-    if (pc_core_segments(engine->io.core, op->dtype, op->count) > PCCL_SEGMENTS_MAX)
+    if (op->kind <= PCCL_REDUCE &&
+        pc_core_segments(engine->io.core, op->dtype, op->count) > PCCL_SEGMENTS_MAX)
         return PCCL_USAGE;
-    struct command *command = pc_command_new(CMD_SUBMIT);
-    if (!command)
-        return PCCL_RESOURCE;
-    command->op = *op;
-    pthread_mutex_lock(&engine->mutex);
-    int status = submit_locked(engine, command, ticket);
-    if (status == PCCL_OK)
-        *op_id = engine->tickets[*ticket & 0xffff].op_id;
-    pthread_mutex_unlock(&engine->mutex);
+    struct pc_ranges ranges;
+    int status = pc_op_ranges(op, self, &ranges);
     if (status != PCCL_OK)
+        return status;
+    struct command *command = pc_command_new(CMD_SUBMIT);
+    if (command)
+        command->op = pc_op_copy(op);
+    struct ticket *ticket = NULL;
+    if (!command || !command->op) {
+        pc_ranges_free(&ranges);
+        status = PCCL_RESOURCE;
+    } else {
+        status = reserve(engine, &ranges, &ticket);
+    }
+    if (status == PCCL_OK) {
+        pc_op_copy_own(op, self);
+        pthread_mutex_lock(&engine->mutex);
+        status = submit_locked(engine, command, ticket, ticket_out);
+        if (status == PCCL_OK)
+            *op_id = ticket->op_id;
+        pthread_mutex_unlock(&engine->mutex);
+    }
+    if (status != PCCL_OK && command) {
+        free(command->op);
         free(command);
+    }
     return status;
 }
 
@@ -138,7 +160,7 @@ int pccl_engine_wait(pccl_engine *engine, uint64_t number, int timeout_ms,
         status = PCCL_PENDING;
     } else {
         *result = ticket->result;
-        ticket->state = TICKET_FREE;
+        release(ticket);
     }
     pthread_mutex_unlock(&engine->mutex);
     return status;

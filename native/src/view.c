@@ -20,49 +20,129 @@ int pc_core_flush(pc_core *core, uint32_t epoch) {
     return 1;
 }
 
-static bool reported(const struct pc_op *op, uint32_t stable) {
+/* What the report says of an op: unnamed ones up to `stable` need no words. */
+static bool reported(const struct pc_op *op) {
     if (op->state == PC_FOREIGN)
         return false;
-    return pc_is_named(op->id) || pc_number(op->id) > stable;
+    return pc_is_named(op->id) || pc_number(op->id) > op->context->stable;
+}
+
+static uint32_t bits_of(const pc_core *core, const struct pc_op *op) {
+    return pc_is_exchange(op->desc.kind) ? core->world : op->segment_count;
+}
+
+static size_t among_bytes(const pc_core *core, const struct pc_op *op) {
+    return op->context->peers ? (core->world + 7) / 8 : 0;
+}
+
+static void set_bit(uint8_t *bits, uint32_t i) {
+    bits[i / 8] |= (uint8_t)(1u << i % 8);
+}
+
+static int on_loss(const struct pc_op *op) {
+    switch (op->desc.kind) {
+    case PCCL_ALL_GATHER:
+    case PCCL_REDUCE_SCATTER:
+        return PCCL_FIXED;
+    case PCCL_ALL_TO_ALL:
+        return PCCL_EXCHANGE;
+    case PCCL_GATHER:
+    case PCCL_SEND:
+        return PCCL_TO_ROOT;
+    case PCCL_SCATTER:
+        return PCCL_FROM_ROOT;
+    default:
+        return op->desc.strict ? PCCL_STRICT : PCCL_REPAIR;
+    }
+}
+
+/* Of an exchange: from which members nothing more is to come. */
+static void put_exchange(const pc_core *core, const struct pc_op *op, uint8_t *bits) {
+    for (uint32_t i = 0; i < core->world; i++)
+        set_bit(bits, i);
+    for (uint32_t s = 0; s < op->stream_count; s++) {
+        const struct pc_stream *stream = &op->streams[s];
+        uint32_t index = pc_ring_index(core, stream->peer);
+        if (stream->in_left && index != PC_NO_INDEX)
+            bits[index / 8] &= (uint8_t)~(1u << index % 8);
+    }
+}
+
+/* A segment counts where its value is, not where one merely knows of it. */
+static void put_final(const pc_core *core, const struct pc_op *op, uint8_t *bits) {
+    if (op->state == PC_RUNNING && op->streams) {
+        put_exchange(core, op, bits);
+        return;
+    }
+    uint32_t count = bits_of(core, op);
+    for (uint32_t i = 0; i < count; i++)
+        if (op->state == PC_STABLE || (op->state == PC_RUNNING &&
+                                       op->segments[i].state != PC_INTACT && pc_op_out(op, i)))
+            set_bit(bits, i);
+}
+
+static void put_op(const pc_core *core, const struct pc_op *op, struct pccl_op_report *report,
+                   uint8_t *bits) {
+    *report = (struct pccl_op_report){.op = op->id,
+                                      .status = op->state - PC_RUNNING,
+                                      .on_loss = on_loss(op),
+                                      .root_peer = op->desc.root_peer,
+                                      .timed_out = op->timed_out,
+                                      .code = op->state == PC_RAISED ? op->result.status : 0,
+                                      .segments = bits_of(core, op),
+                                      .final = bits,
+                                      .among_bytes = (uint32_t)among_bytes(core, op)};
+    put_final(core, op, bits);
+    if (!report->among_bytes)
+        return;
+    uint8_t *among = bits + (report->segments + 7) / 8;
+    for (uint32_t place = 0; place < pc_size(op); place++)
+        set_bit(among, op->context->at[place]);
+    report->among = among;
+}
+
+static struct pccl_report *report_for(uint32_t ops, uint32_t contexts, size_t bitmap_bytes) {
+    struct pccl_report *report;
+    size_t bytes = sizeof *report + ops * sizeof *report->ops +
+                   contexts * sizeof *report->contexts + bitmap_bytes;
+    report = calloc(1, bytes);
+    if (!report)
+        return NULL;
+    report->ops = (struct pccl_op_report *)(report + 1);
+    report->contexts = (struct pccl_context_report *)(report->ops + ops);
+    return report;
 }
 
 struct pccl_report *pc_core_report(const pc_core *core) {
-    uint32_t stable = pc_op_stable(core);
-    uint32_t count = 0;
+    pc_contexts_take_stable(core);
+    uint32_t ops = 0;
     size_t bitmap_bytes = 0;
     for (const struct pc_op *op = core->ops_head; op; op = op->next)
-        if (reported(op, stable)) {
-            count++;
-            bitmap_bytes += (op->segment_count + 7) / 8;
+        if (reported(op)) {
+            ops++;
+            bitmap_bytes += (bits_of(core, op) + 7) / 8 + among_bytes(core, op);
         }
-    struct pccl_op_report *ops;
-    struct pccl_report *report = calloc(1, sizeof *report + count * sizeof *ops + bitmap_bytes);
+    struct pccl_report *report = report_for(ops, core->context_count, bitmap_bytes);
     if (!report)
         return NULL;
-    ops = (struct pccl_op_report *)(report + 1);
-    uint8_t *bits = (uint8_t *)(ops + count);
-    *report = (struct pccl_report){.epoch = core->epoch,
-                                   .submitted = core->submitted,
-                                   .stable = stable,
-                                   .op_count = count,
-                                   .ops = ops};
+    report->epoch = core->epoch;
+    report->submitted = core->whole->submitted;
+    report->stable = core->whole->stable;
+    struct pccl_op_report *row = (struct pccl_op_report *)(report + 1);
+    struct pccl_context_report *context = (struct pccl_context_report *)(row + ops);
+    uint8_t *bits = (uint8_t *)(context + core->context_count);
     for (const struct pc_op *op = core->ops_head; op; op = op->next) {
-        if (!reported(op, stable))
+        if (!reported(op))
             continue;
-        *ops++ = (struct pccl_op_report){.op = op->id,
-                                         .status = op->state - PC_RUNNING,
-                                         .strict = op->desc.strict,
-                                         .root_peer = op->desc.root_peer,
-                                         .timed_out = op->timed_out,
-                                         .code = op->state == PC_RAISED ? op->result.status : 0,
-                                         .segments = op->segment_count,
-                                         .final = bits};
-        for (uint32_t i = 0; i < op->segment_count; i++)
-            if (op->state == PC_STABLE ||
-                (op->state == PC_RUNNING && op->segments[i].state != PC_INTACT))
-                bits[i / 8] |= (uint8_t)(1u << i % 8);
-        bits += (op->segment_count + 7) / 8;
+        put_op(core, op, row++, bits);
+        bits += (bits_of(core, op) + 7) / 8 + among_bytes(core, op);
     }
+    report->op_count = ops;
+    for (int b = 0; b < (int)PC_OP_BUCKETS; b++)
+        for (const struct pc_context *c = core->contexts[b]; c; c = c->hash_next)
+            if (c != core->whole && c->submitted)
+                context[report->context_count++] =
+                    (struct pccl_context_report){c->id, c->stable};
     return report;
 }
 
@@ -128,6 +208,7 @@ static void drop_transit(pc_core *core) {
         if (!link)
             continue;
         link->buffer = NULL;
+        link->direct_op = NULL;
         link->target = PC_RX_NOWHERE;
         pc_mux_enter_view(link);
     }
@@ -142,11 +223,9 @@ static void reset_op(struct pc_op *op) {
     op->starting = false;
     op->mismatched = false;
     op->queued_count = op->values_queued = 0;
-    memset(op->known, 0, sizeof op->known);
     op->known_count = 0;
     op->first_from = op->odd_from = PC_NO_INDEX;
     op->next_run = 0;
-    memset(op->ready_queued, 0, sizeof op->ready_queued);
     op->opened = 0;
     free(op->acked);
     op->acked = NULL;
@@ -161,11 +240,16 @@ static void reset_op(struct pc_op *op) {
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         segment->started = segment->counted = segment->eager = false;
-        segment->copied = segment->sum_queued = segment->open = false;
+        segment->copied = segment->sum_queued = segment->open = segment->landing = false;
         segment->parts_done = segment->acks = 0;
         segment->buffer = segment->early = NULL;
         segment->holder = PCCL_HOLDER_REDO;
     }
+}
+
+/* `stable` of a view speaks of the whole group's unnamed ops. */
+static bool is_covered(const pc_core *core, const struct pc_op *op) {
+    return pc_number(op->id) <= core->stable && op->id >> 32 == 0;
 }
 
 /* Ended ops: a view that decided about them lets go of them (its members have all ended them). */
@@ -174,7 +258,7 @@ static void forget_ended(pc_core *core, bool fresh) {
         next = op->next;
         if (op->event_queued)
             continue; /* its end has not been told yet; the next sweep or view takes it */
-        bool covered = !pc_is_named(op->id) && pc_number(op->id) <= core->stable;
+        bool covered = is_covered(core, op);
         const struct pc_verdict_copy *verdict = pc_view_verdict(core, op->id);
         bool in_force = verdict && verdict->outcome == PCCL_ABORT;
         if (op->state == PC_FOREIGN || op->state == PC_STABLE ||
@@ -183,27 +267,35 @@ static void forget_ended(pc_core *core, bool fresh) {
     }
 }
 
+/* A new line: numbers begin anew. */
+static void forget_contexts(pc_core *core) {
+    for (struct pc_op *op = core->ops_head; op; op = op->next) /* ended, and not told yet */
+        op->context = core->whole;
+    pc_contexts_free(core, false);
+}
+
 /* A plan is made from what members report, and a member may lie. */
 static void end_wrongly_planned(pc_core *core, struct pc_op *op) {
     pc_op_end(core, op, PCCL_PROTOCOL, "the view's plan contradicts what this peer holds");
 }
 
 static void all_held(pc_core *core, struct pc_op *op) {
-    if (op->final_count < op->segment_count) {
+    if (!pc_holds_all(op)) {
         end_wrongly_planned(core, op);
         return;
     }
     for (uint32_t i = 0; i < op->segment_count; i++)
         op->segments[i].state = PC_MARKED;
     op->final_count = op->marked_count = op->segment_count;
-    pc_check_end(core, op);
+    if (op->state == PC_RUNNING)
+        pc_op_end(core, op, PCCL_OK, "");
 }
 
 static bool contradicts(const struct pc_op *op, uint32_t i, int32_t holder) {
     uint8_t state = op->segments[i].state;
     if (holder == PCCL_HOLDER_ALL)
-        return state == PC_INTACT;
-    return holder == PCCL_HOLDER_REDO && state == PC_FINAL && op->desc.kind != PCCL_BROADCAST;
+        return state == PC_INTACT && pc_op_out(op, i);
+    return holder == PCCL_HOLDER_REDO && state == PC_FINAL && pc_reduces(op->desc.kind);
 }
 
 static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdict_copy *verdict) {
@@ -220,6 +312,7 @@ static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdi
         if (segment->state == PC_MARKED)
             continue;
         if (holder == PCCL_HOLDER_ALL) {
+            op->final_count += segment->state == PC_INTACT;
             segment->state = PC_MARKED;
             op->marked_count++;
             continue;
@@ -228,17 +321,26 @@ static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdi
         if (holder == PCCL_HOLDER_REDO)
             continue;
         PC_ASSERT((uint32_t)holder < core->world);
-        segment->holder = holder;
+        uint32_t place = pc_place(op->context, (uint32_t)holder);
+        if (place == PC_NO_INDEX) {
+            end_wrongly_planned(core, op);
+            return;
+        }
+        segment->holder = (int32_t)place;
         if (segment->state == PC_INTACT)
             op->plan_left++;
     }
     core->plan_left += op->plan_left;
 }
 
+static bool root_is_gone(const pc_core *core, const struct pc_op *op) {
+    return op->desc.root_peer &&
+           pc_place_of_peer(core, op->context, op->desc.root_peer) == PC_NO_INDEX;
+}
+
 bool pc_view_apply(pc_core *core, struct pc_op *op) {
     const struct pc_verdict_copy *verdict = pc_view_verdict(core, op->id);
-    bool covered = !pc_is_named(op->id) && pc_number(op->id) <= core->stable;
-    if (covered || (verdict && verdict->outcome == PCCL_DONE)) {
+    if (is_covered(core, op) || (verdict && verdict->outcome == PCCL_DONE)) {
         all_held(core, op);
         return true;
     }
@@ -247,15 +349,19 @@ bool pc_view_apply(pc_core *core, struct pc_op *op) {
         return true;
     }
     if (verdict) {
-        apply_holders(core, op, verdict);
+        if (!op->streams)
+            apply_holders(core, op, verdict);
         if (op->state != PC_RUNNING)
             return true;
-    } else if (op->desc.kind == PCCL_BROADCAST &&
-               pc_ring_index(core, op->desc.root_peer) == PC_NO_INDEX) {
-        pc_op_end(core, op, PCCL_PEER_LOST, "the source of the broadcast is not a member any more");
+    } else if (root_is_gone(core, op)) {
+        pc_op_end(core, op, PCCL_PEER_LOST,
+                  "the member at whom the op begins or ends is not there any more");
         return true;
+    } else if (!pc_is_complete(core, op)) {
+        pc_members_changed(core, op);
+        return false;
     }
-    if (core->world == 1)
+    if (pc_size(op) == 1)
         pc_alone(core, op);
     else
         pc_check_end(core, op);
@@ -278,14 +384,16 @@ static uint32_t at_least(uint32_t floor, uint32_t value) {
  * ring. A copy needs a buffer only while it arrives, unless links overtake each other. With many
  * members the floors hold. */
 static void set_windows(pc_core *core) {
-    uint32_t buffers = (uint32_t)(core->config.scratch_bytes / core->pool.buffer_bytes);
+    uint32_t buffers =
+        (uint32_t)(core->config.scratch_bytes / core->config.segment_bytes_max);
     uint32_t world = core->world;
     uint32_t others = at_least(1, world - 1);
     core->window = at_least(2, buffers / 8 / world);
     core->copy_window = at_least(2, buffers / 2 / world);
     core->open_window = at_least(2, buffers * 3 / 4 / others);
     core->eager_window = at_least(2, buffers / 8 / others);
-    core->pool.count_max = (core->window + core->copy_window) * world +
+    /* A sum that starts with a weight lies in a buffer at its starter, too. */
+    core->pool.count_max = (2 * core->window + core->copy_window) * world +
                            (core->open_window + core->eager_window) * others + PC_LINKS_MAX;
 }
 
@@ -304,11 +412,17 @@ static void enter(pc_core *core, const struct pccl_view *view) {
     set_windows(core);
 }
 
-/* Per running op, what each owner has opened and been sent. */
-static bool cursors_enter_view(pc_core *core, uint32_t world) {
-    for (struct pc_op *op = core->ops_head; op; op = op->next)
-        if (op->state == PC_RUNNING && !pc_op_owners(op, world))
+/* Per running op, what each member says of it. */
+static bool said_enters_view(pc_core *core, uint32_t world) {
+    for (struct pc_op *op = core->ops_head; op; op = op->next) {
+        if (op->state != PC_RUNNING)
+            continue;
+        struct pc_said *said = calloc(world, sizeof *said);
+        if (!said)
             return false;
+        free(op->said);
+        op->said = said;
+    }
     return true;
 }
 
@@ -320,7 +434,8 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
     struct pc_verdict_copy *verdicts;
     if (!copy_view(view, &peers, &verdicts))
         return PCCL_RESOURCE;
-    if (!cursors_enter_view(core, view->member_count) ||
+    if (!said_enters_view(core, view->member_count) ||
+        !pc_contexts_enter_view(core, peers, view->member_count, view->self) ||
         !pc_pairs_enter_view(core, peers, view->member_count, view->self)) {
         free_verdicts(verdicts, view->verdict_count);
         free(peers);
@@ -333,14 +448,14 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
     core->verdict_count = view->verdict_count;
     enter(core, view);
     drop_transit(core);
-    if (view->fresh)
-        core->submitted = 0;
     for (struct pc_op *op = core->ops_head; op; op = op->next) {
         reset_op(op);
         if (view->fresh && op->state == PC_RUNNING) /* R19 lets none be: not for us to die of */
             pc_op_end(core, op, PCCL_PROTOCOL, "a new line of views began while the op ran");
     }
     forget_ended(core, view->fresh != 0);
+    if (view->fresh)
+        forget_contexts(core);
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
         if (op->state != PC_RUNNING)
@@ -352,10 +467,12 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
             if (op->deadline_ns < core->deadline_ns)
                 core->deadline_ns = op->deadline_ns;
         }
-        if (!pc_view_apply(core, op)) {
-            pc_announce(core, op);
-            pc_startable(core, op);
-        }
+        pc_op_enter_view(core, op);
+        if (pc_view_apply(core, op))
+            continue;
+        pc_announce(core, op);
+        pc_startable(core, op);
+        pc_exchange_check(core, op);
     }
     pc_view_check_repaired(core);
     pc_start(core);
