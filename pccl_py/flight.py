@@ -12,11 +12,10 @@ import weakref
 from collections import deque
 
 from pccl_py import arguments
-from pccl_py.dataplane.engine import Engine, Ticket
+from pccl_py.dataplane.engine import Engine
 from pccl_py.dataplane.op import Op
 from pccl_py.errors import PcclError, UsageError
 from pccl_py.peer.control import Mailbox
-from pccl_py.types import Kind
 from pccl_py.work import Pending, Work
 
 SWEEP_MIN = 64  # ops known before those that ended out of order are looked for
@@ -57,8 +56,7 @@ class Flight:
         with self._lock:
             self._pending.append(pending)
         try:
-            _submit(
-                self._engine,
+            self._engine.submit(
                 pending.ticket,
                 op,
                 timeout_s=self.deadline_s if limit_s is None else min(limit_s, self.deadline_s),
@@ -116,21 +114,3 @@ class Flight:
             self._pending.remove(dropped)
         result = dropped.poll()
         return None if result is None else result.error
-
-
-def _submit(engine: Engine, ticket: Ticket, op: Op, timeout_s: float) -> None:
-    """As an engine that knows two kinds over the whole group takes it."""
-    known = op.kind in (Kind.ALL_REDUCE, Kind.BROADCAST) and not op.context
-    if not known or op.out is None or op.input is not None or op.weight != 1.0:
-        raise UsageError(f"this engine has no {op.what}")
-    engine.submit(
-        ticket,
-        op.out,
-        kind=int(op.kind),
-        reduce=op.reduce,
-        root=op.root,
-        name=op.name,
-        strict=op.strict,
-        timeout_s=timeout_s,
-        route=op.route,
-    )

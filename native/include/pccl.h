@@ -94,7 +94,8 @@ enum pccl_on_loss {
     PCCL_FIXED = 2,    /* anybody's going that costs a segment raises */
     PCCL_EXCHANGE = 3, /* an exchange of all with all */
     PCCL_TO_ROOT = 4,  /* all send to the root */
-    PCCL_FROM_ROOT = 5 /* the root sends to all */
+    PCCL_FROM_ROOT = 5, /* the root sends to all */
+    PCCL_SPREAD = 6     /* the root's tensor becomes everybody's */
 };
 
 /* How segments travel. AUTO: direct up to 32 members, else ring. Exchanges are direct. Resolved in each view: where links are known to be broken, everything
@@ -186,7 +187,7 @@ struct pccl_op {
                          n-th use) */
     int32_t strict;   /* all_reduce: a death that costs a segment raises PCCL_PEER_LOST */
     int32_t route;    /* enum pccl_route */
-    double weight;    /* all_reduce with PCCL_AVG: of this input, finite, 0 or more; else 1 */
+    double weight;    /* PCCL_AVG of floats: of this input, finite, 0 or more; else 1 */
     uint64_t timeout_ns; /* from now; at least 1 */
 };
 

@@ -118,6 +118,10 @@ static bool begin(pc_core *core, struct pc_link *link) {
         pc_link_spoil(link, wrong);
         return false;
     }
+    if (core->epoch && link->header.epoch > core->epoch + 1) {
+        pc_link_spoil(link, "a frame of a view that cannot be yet"); /* this peer answers each flush */
+        return false;
+    }
     if (link->header.epoch > core->epoch) {
         link->held = true; /* R8 */
         return false;

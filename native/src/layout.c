@@ -9,6 +9,9 @@
 
 #define SEGMENTS_WANTED 32 /* of an op: enough to keep every member busy */
 
+/* Where an empty tensor lies: NULL would mean that there is none. */
+static uint8_t nothing[1];
+
 static uint64_t mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * UINT64_C(0x9E3779B97F4A7C15);
     return h ^ h >> 32;
@@ -39,11 +42,16 @@ uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count) {
 /* ---- blocks ------------------------------------------------------------------------------------
  */
 
-static void one_block(struct pc_op *op, const struct pccl_op *args) {
+static void one_block(struct pc_op *op, const struct pccl_op *args, uint64_t self) {
     struct pc_block *block = &op->blocks[0];
+    bool gets_it = args->kind != PCCL_REDUCE || args->root_peer == self;
     block->count = args->count;
-    block->out = args->data;
+    block->out = gets_it ? args->data : NULL;
     block->in = args->input ? args->input : args->data;
+    if (!args->count) {
+        block->out = gets_it ? nothing : NULL;
+        block->in = nothing;
+    }
 }
 
 static void block_per_peer(struct pc_op *op, const struct pccl_op *args, uint64_t self) {
@@ -59,6 +67,10 @@ static void block_per_peer(struct pc_op *op, const struct pccl_op *args, uint64_
             block->count = args->sends[i].count;
             block->in = args->sends[i].data;
             block->out = mine ? args->data : NULL;
+        }
+        if (!block->count) {
+            block->in = mine || args->kind == PCCL_REDUCE_SCATTER ? nothing : NULL;
+            block->out = mine || args->kind == PCCL_ALL_GATHER ? nothing : NULL;
         }
         op->desc.count += block->count;
         op->desc.layout = mix(op->desc.layout, block->count);
@@ -100,7 +112,7 @@ static int blocks(const pc_core *core, struct pc_op *op, const struct pccl_op *a
     if (many)
         block_per_peer(op, args, core->config.peer);
     else
-        one_block(op, args);
+        one_block(op, args, core->config.peer);
     op->bytes = op->desc.count * op->element_bytes;
     int status = cut_blocks(core, op);
     if (status == PCCL_OK && args->strict && args->count && !args->input) {
@@ -180,8 +192,10 @@ int pc_layout(const pc_core *core, struct pc_op *op, const struct pccl_op *args)
         op->desc.kind = PCCL_SEND; /* two ends of one op */
     if (args->kind >= PCCL_ALL_GATHER)
         op->desc.count = 0;
-    /* Whom else the source of a scatter serves is nobody's business. */
-    for (uint32_t i = 0; i < args->peer_count && args->kind != PCCL_SCATTER; i++)
+    /* Where a loss is repaired, some may have heard of it before they submit, others not; and whom
+     * else the source of a scatter serves is nobody's business. */
+    bool fixed = args->kind >= PCCL_ALL_GATHER && args->kind != PCCL_SCATTER;
+    for (uint32_t i = 0; fixed && i < args->peer_count; i++)
         op->desc.members = mix(op->desc.members, args->peers[i]);
     op->element_bytes = pccl_dtype_size(args->dtype);
     return pc_is_exchange(args->kind) ? streams(core, op, args) : blocks(core, op, args);

@@ -35,7 +35,9 @@ static bool weight_is_sound(const struct pccl_op *op) {
     if (op->weight >= 1 && op->weight <= 1)
         return true;
     bool is_float = op->dtype >= PCCL_FLOAT16 && op->dtype <= PCCL_FLOAT64;
-    return op->weight >= 0 && op->weight <= 1e300 && is_float && op->kind == PCCL_ALL_REDUCE &&
+    bool reduces = op->kind == PCCL_ALL_REDUCE || op->kind == PCCL_REDUCE ||
+                   op->kind == PCCL_REDUCE_SCATTER;
+    return op->weight >= 0 && op->weight <= 1e300 && is_float && reduces &&
            op->reduce == PCCL_AVG;
 }
 

@@ -51,6 +51,8 @@ static int on_loss(const struct pc_op *op) {
         return PCCL_TO_ROOT;
     case PCCL_SCATTER:
         return PCCL_FROM_ROOT;
+    case PCCL_BROADCAST:
+        return PCCL_SPREAD;
     default:
         return op->desc.strict ? PCCL_STRICT : PCCL_REPAIR;
     }

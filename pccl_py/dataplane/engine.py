@@ -17,7 +17,7 @@ from typing import Any
 
 from pccl_py.dataplane._pccl import ffi as _ffi
 from pccl_py.dataplane._pccl import lib as _lib
-from pccl_py.dataplane.buffers import Buffer
+from pccl_py.dataplane.op import Blocks, Op
 from pccl_py.errors import Evicted, PcclError, ResourceError, UsageError, from_code
 from pccl_py.peer.events import (
     EngineFull,
@@ -29,7 +29,7 @@ from pccl_py.peer.events import (
     OpTimedOut,
 )
 from pccl_py.protocol.messages import OpReport, OpStatus
-from pccl_py.types import OnLoss, OpInfo, PeerId, Record, ReduceOp, op_text
+from pccl_py.types import Kind, OnLoss, OpInfo, PeerId, Record, op_text
 
 ffi: Any = _ffi
 lib: Any = _lib
@@ -252,48 +252,24 @@ class Engine:
 
     # ------------------------------------------------------------ ops
 
-    def submit(
-        self,
-        ticket: Ticket,
-        buffer: Buffer,
-        *,
-        kind: int,
-        reduce: ReduceOp,
-        root: int,
-        name: int,
-        strict: bool,
-        timeout_s: float,
-        route: int = 0,
-    ) -> None:
-        """Starts an op over `buffer`, which belongs to the engine until `wait` has returned the
-        result of `ticket`, a new one. name: 0 (unnamed) or a 64-bit hash; route: index in ROUTES.
-        Raises UsageError (overlap with a buffer in flight), ResourceError (too many in flight)."""
-        op = ffi.new(
-            "struct pccl_op *",
-            {
-                "kind": kind,
-                "dtype": int(buffer.dtype),
-                "reduce": int(reduce),
-                "root_peer": root,
-                "data": ffi.cast("void *", buffer.address),
-                "count": buffer.count,
-                "name": name,
-                "strict": int(strict),
-                "route": route,
-                "timeout_ns": max(1, min(int(timeout_s * 1e9), 1 << 62)),
-            },
-        )
-        check_size(buffer)
+    def submit(self, ticket: Ticket, op: Op, *, timeout_s: float) -> None:
+        """Starts an op; the memory it names belongs to the engine until `wait` has returned the
+        result of `ticket`, a new one. Raises UsageError (memory that is in flight, too many
+        blocks), ResourceError (too many in flight)."""
+        check_size(op)
+        row, keep = _op_row(op, timeout_s)
         with self._call() as usable:
             if not usable:
                 raise UsageError("the communicator is closed")
-            status = lib.pccl_engine_submit(self._handle, op, ticket.op, ticket.number)
+            status = lib.pccl_engine_submit(self._handle, row, ticket.op, ticket.number)
+        del keep
         if status == lib.PCCL_USAGE:
             raise UsageError("the buffer overlaps one that is in flight: wait for that op first")
         if status != lib.PCCL_OK:
-            limit = int(lib.PCCL_OPS_MAX)
             raise ResourceError(
-                errno.ENOMEM, f"no room for another op: {limit} may be in flight; wait for some"
+                errno.ENOMEM,
+                f"no room for another op: {int(lib.PCCL_OPS_MAX)} may be in flight, of "
+                f"{int(lib.PCCL_CONTEXTS_MAX)} sub-groups and (source, destination, tag)s",
             )
 
     def wait(self, ticket: Ticket, timeout_ms: int) -> Result | None:
@@ -369,7 +345,9 @@ class Engine:
         report = out[0]
         try:
             ops = tuple(_op_report(report.ops[i]) for i in range(report.op_count))
-            return Flushed(report.epoch, report.submitted, report.stable, (), ops)
+            rows = (report.contexts[i] for i in range(report.context_count))
+            contexts = tuple((row.context, row.stable) for row in rows)
+            return Flushed(report.epoch, report.submitted, report.stable, contexts, ops)
         finally:
             lib.pccl_report_free(report)
 
@@ -390,25 +368,68 @@ class Engine:
         )
 
 
-def check_size(buffer: Buffer) -> None:
-    """Raises UsageError if it is too large for one op."""
-    if buffer.nbytes > BUFFER_BYTES_MAX:
+def check_size(op: Op) -> None:
+    """Raises UsageError if its memory is too large for one op."""
+    nbytes = max(
+        sum(buffer.nbytes for buffer in op.writes), sum(buffer.nbytes for buffer in op.reads)
+    )
+    if nbytes > BUFFER_BYTES_MAX:
         raise UsageError(
-            f"the buffer has {buffer.nbytes} bytes; {BUFFER_BYTES_MAX} ({SEGMENTS_MAX} segments) "
-            "is most for one op: pass it in parts"
+            f"the buffers have {nbytes} bytes; {BUFFER_BYTES_MAX} ({SEGMENTS_MAX} segments) is "
+            "most for one op: pass it in parts"
         )
 
 
+def _blocks(buffers: Blocks, count: int) -> Any:
+    """An array of pccl_block, or NULL."""
+    if not buffers:
+        return ffi.NULL
+    rows = ffi.new("struct pccl_block[]", count)
+    for row, buffer in zip(rows, buffers, strict=True):
+        if buffer is not None and buffer.count:
+            row.data, row.count = ffi.cast("void *", buffer.address), buffer.count
+    return rows
+
+
+def _op_row(op: Op, timeout_s: float) -> tuple[Any, Any]:
+    """The C form of an op, and what must live as long as that is read."""
+    size = op.out or op.input
+    peers = ffi.new("uint64_t[]", list(op.peers)) if op.peers else ffi.NULL
+    sends, receives = (_blocks(blocks, len(op.peers)) for blocks in (op.sends, op.receives))
+    row = ffi.new(
+        "struct pccl_op *",
+        {
+            "kind": int(op.kind),
+            "dtype": int(op.dtype),
+            "reduce": int(op.reduce),
+            "root_peer": op.root,
+            "data": ffi.cast("void *", op.out.address if op.out else 0),
+            "input": ffi.cast("void *", op.input.address if op.input else 0),
+            "count": size.count if size and op.kind <= Kind.REDUCE else 0,
+            "peer_count": len(op.peers),
+            "peers": peers,
+            "sends": sends,
+            "receives": receives,
+            "context": op.context,
+            "name": op.name,
+            "strict": int(op.strict),
+            "route": op.route,
+            "weight": op.weight,
+            "timeout_ns": max(1, min(int(timeout_s * 1e9), 1 << 62)),
+        },
+    )
+    return row, (peers, sends, receives)
+
+
 def _op_report(row: Any) -> OpReport:
-    on_loss = OnLoss.STRICT if row.strict else OnLoss.REPAIR
     return OpReport(
         op=row.op,
         status=OpStatus(row.status),
         segments=row.segments,
         final=bytes(ffi.buffer(row.final, (row.segments + 7) // 8)),
-        on_loss=OnLoss.SPREAD if row.root_peer else on_loss,
+        on_loss=OnLoss(row.on_loss),
         root=PeerId(row.root_peer),
-        among=b"",
+        among=bytes(ffi.buffer(row.among, row.among_bytes)) if row.among_bytes else b"",
         timed_out=bool(row.timed_out),
         code=row.code,
         text="",

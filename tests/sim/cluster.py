@@ -185,6 +185,7 @@ class Cluster:
                 "name": sub.name,
                 "route": sub.route,
                 "strict": int(sub.strict),
+                "weight": 1.0,
                 "timeout_ns": 10_000_000_000,
             },
         )
@@ -314,7 +315,7 @@ class Cluster:
             ops[row.op] = {
                 "status": row.status,
                 "final": final,
-                "strict": bool(row.strict),
+                "strict": row.on_loss == self.lib.PCCL_STRICT,
                 "root": row.root_peer,
                 "code": row.code,
             }
@@ -350,7 +351,7 @@ class Cluster:
                 continue
             nowhere = any(not f for f in final)
             strict = any(r["strict"] for r in rows.values())
-            if nowhere and lost and (strict or (root and root - 1000 in lost)):
+            if nowhere and ((lost and strict) or (root and root - 1000 not in answers)):
                 verdicts[op] = (ABORT, [], 2, "a peer was lost")
                 continue
             ring = self.ring_of(answers)

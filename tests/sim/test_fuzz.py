@@ -21,7 +21,7 @@ from tests.sim.cluster import AUTO, DIRECT, RAISED, RING, STABLE, STAR, Cluster,
 NAMED = 1 << 32
 SUM, COPY, MARK, READY, PART, ACK = range(1, 7)
 TYPES = (SUM, COPY, MARK, READY, PART, ACK)
-HEADER = struct.Struct("<BBHIHHIIIII")
+HEADER = struct.Struct("<BBB3sHIIIIII")
 DESC = struct.Struct("<QQQBBBBB3x")
 EDGES = (0, 1, 2, 3, 5, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 SEGMENT = 64
