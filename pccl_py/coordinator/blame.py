@@ -13,6 +13,7 @@ from pccl_py.types import Member, OnLoss, PeerId, members_text, op_text
 
 _PEER_FIELDS = ("src", "dst", "root")
 _MEMBERS_FIELD = "members"
+_SOURCE, _DESTINATION, _SIZE = "source", "destination", "size in segments"
 
 _WORDS = {
     OnLoss.REPAIR: "all_reduce",
@@ -31,8 +32,7 @@ def disagreement(op: OpCase) -> tuple[Code, str] | None:
     if told is not None:
         peer, mismatch = told
         if mismatch.field == _MEMBERS_FIELD:
-            text = f"{op_text(op.op)}: the members changed while it was being submitted; retry"
-            return Code.PEER_LOST, text
+            return Code.PEER_LOST, _changed_text(op)
         mine, theirs = (_value(op.case, mismatch, t) for t in (mismatch.mine, mismatch.theirs))
         who = (peer, mismatch.other)
         return Code.USAGE, _unlike_text(op, who, mismatch.field, mine, theirs)
@@ -40,6 +40,8 @@ def disagreement(op: OpCase) -> tuple[Code, str] | None:
     for peer, report in others:
         for field, mine, theirs in _fields(op.case, first, report):
             if mine != theirs:
+                if op.case.changed and field in _of_members(first):
+                    return Code.PEER_LOST, _changed_text(op)
                 return Code.USAGE, _unlike_text(op, (one, peer), field, mine, theirs)
     return None
 
@@ -75,6 +77,18 @@ def lost_text(op: OpCase, peer: PeerId) -> str:
     )
 
 
+def _of_members(report: OpReport) -> tuple[str, ...]:
+    """The fields of an op that follow from who is a member: a right program submits others after a
+    death than before. If it is the program after all, the engines will find out in the retry."""
+    if report.on_loss is OnLoss.FIXED:
+        return (_SOURCE, _DESTINATION, _SIZE)
+    return (_SOURCE, _DESTINATION)
+
+
+def _changed_text(op: OpCase) -> str:
+    return f"{op_text(op.op)}: the members changed while it was being submitted; retry"
+
+
 def _unlike_text(op: OpCase, who: tuple[PeerId, PeerId], field: str, mine: str, theirs: str) -> str:
     one, other = (_who(op.case, peer) for peer in who)
     return f"{op_text(op.op)}: {one} has {field} {mine}, {other} has {theirs}; {_must(op)}"
@@ -85,8 +99,8 @@ def _fields(case: Case, one: OpReport, other: OpReport) -> tuple[tuple[str, str,
     spreads = one.on_loss in (OnLoss.SPREAD, OnLoss.FROM_ROOT)
     return (
         ("kind", _words(one), _words(other)),
-        ("source" if spreads else "destination", _who(case, one.root), _who(case, other.root)),
-        ("size in segments", str(one.segments), str(other.segments)),
+        (_SOURCE if spreads else _DESTINATION, _who(case, one.root), _who(case, other.root)),
+        (_SIZE, str(one.segments), str(other.segments)),
     )
 
 

@@ -22,6 +22,7 @@ class Case:
     old: its part of the last record. answers: of all who answered and were not expelled, in order
     of joining, leavers included. ring: the next view's. lost: members that are gone without having
     left. timeouts: op -> the blame as the asking peer saw it. mismatches: op -> who says so, what.
+    changed: the members may not be those that the line began with.
     """
 
     old: GroupRecord
@@ -31,6 +32,7 @@ class Case:
     lost: tuple[PeerId, ...]
     timeouts: Mapping[int, str]
     mismatches: Mapping[int, tuple[PeerId, Mismatch]]
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

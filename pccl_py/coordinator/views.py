@@ -256,14 +256,16 @@ def _excluded(state: State, answers: Mapping[PeerId, Answer]) -> tuple[Edge, ...
 def _case(state: State, group: str, answers: Mapping[PeerId, Answer], stay: _Stay) -> verdicts.Case:
     assert state.record is not None
     soft = state.soft
+    old = state.record.of_group(group)
     return verdicts.Case(
-        old=state.record.of_group(group),
+        old=old,
         members=state.members,
         answers={p: a for p, a in answers.items() if state.members[p].group == group},
         ring=stay.rings[group],
         lost=tuple(p for p in stay.evicted if state.members[p].group == group),
         timeouts={op: detail for (g, op), (_, detail) in soft.timeouts.items() if g == group},
         mismatches={op: told for (g, op), told in soft.mismatches.items() if g == group},
+        changed=not state.record.fresh or set(old.ring) != set(stay.rings[group]),
     )
 
 

@@ -236,6 +236,15 @@ def test_members_that_changed_meanwhile_are_no_mistake_of_the_program() -> None:
     assert verdict.text == "op 1: the members changed while it was being submitted; retry"
 
 
+def test_reports_that_differ_because_the_members_did() -> None:
+    """A right program gathers other blocks, and names other roots, after a death than before."""
+    for on_loss, root in ((OnLoss.FIXED, PeerId(0)), (OnLoss.TO_ROOT, B)):
+        before = answer(running(1, "100", on_loss=on_loss, root=A if root else root))
+        after = answer(running(1, "11" if root == 0 else "111", on_loss=on_loss, root=root))
+        assert only(case({A: before, B: after}, changed=True)).code == Code.PEER_LOST
+        assert only(case({A: before, B: after})).code == Code.USAGE
+
+
 def test_a_context_has_its_own_stable() -> None:
     first, second = op_id(1, context=7), op_id(2, context=7)
     theirs = answer(running(1, "0"), running(first, "0"), running(second, "0"))
@@ -327,7 +336,7 @@ def _reports(
     return reports
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_class_among_any_participants(data: st.DataObject) -> None:
     """Of any op: who takes no part is never a holder nor blamed; it goes on only if what it needs

@@ -1,9 +1,10 @@
 """A small faithful model of the data plane: one peer's engine as a pure function over tuples.
 
 Ring all-reduce (SUM to the owner, COPY round, MARK round) and broadcast (COPY, MARK), in place,
-segment by segment, with the C engine's rules for flush, install and late submits. Used by the
-exhaustive search with the real machines on top; everything hashable, nothing clever. A rule that an
-engine relies on and that does not hold raises `Broken`.
+segment by segment, with the C engine's rules for flush, install and late submits; the other
+collectives are `direct`: a DATA frame per block and receiver, and HAVE from each receiver to all.
+Used by the exhaustive search with the real machines on top; everything hashable, nothing clever. A
+rule that an engine relies on and that does not hold raises `Broken`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pccl_py.protocol.messages import OpReport, OpStatus
-from pccl_py.types import HELD_BY_ALL, REDO, OnLoss, Outcome, PeerId, Record, Verdict
+from pccl_py.types import (
+    HELD_BY_ALL,
+    REDO,
+    OnLoss,
+    Outcome,
+    PeerId,
+    Record,
+    Verdict,
+    context_of,
+    op_id,
+)
+from tests.model import direct
 
 RUNNING, OK, ERROR = 0, 1, 2
 
@@ -29,7 +41,8 @@ def require(condition: bool, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """type: S(um), C(opy), M(ark); hops: how many receivers are left after this one."""
+    """type: S(um), C(opy), M(ark), D(ata), H(ave); hops: how many receivers are left after this
+    one; among: the op's participants as its sender submitted it."""
 
     type: str
     epoch: int
@@ -40,31 +53,52 @@ class Frame:
     contributors: tuple[int, ...] = ()
     value: Value | None = None
     hops: int = 0
+    among: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What an op is. among: participants, () for all members."""
+
+    on_loss: OnLoss = OnLoss.REPAIR
+    root: int = 0
+    among: tuple[int, ...] = ()
+
+    @property
+    def is_direct(self) -> bool:
+        return self.on_loss is OnLoss.FIXED or self.on_loss.is_exchange
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
+    """among: participants when it was submitted, sorted. final: by segment; of a direct op by
+    participant: its block (FIXED), or all that it is to send me. heard: who said HAVE."""
+
     number: int
-    root: int
+    spec: Spec
+    among: tuple[int, ...]
     final: tuple[Value | None, ...]
     marked: tuple[bool, ...]
     status: int = RUNNING
     code: int = 0
     timed_out: bool = False
+    heard: frozenset[int] = frozenset()
+    forgotten: bool = False  # ended well before this view: an engine has no record of it
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """results: how each op of each line ended here. rules: switched-off rules, for meta-tests."""
+    """results: how each op of each line ended here. off: switched-off rules, for meta-tests.
+    submitted, sub_submitted: ops of context 0, and of the one other context of the model."""
 
     me: int
     segments: int
-    roots: tuple[tuple[int, int], ...] = ()  # op number -> root, for broadcasts
-    strict: bool = False
+    specs: tuple[tuple[int, Spec], ...] = ()  # by op id; others are plain all-reduces
     off: frozenset[str] = frozenset()
     record: Record | None = None
     stopped: bool = False
     submitted: int = 0
+    sub_submitted: int = 0
     ops: tuple[Op, ...] = ()
     repaired: bool = False
     results: tuple[tuple[int, int, object], ...] = ()
@@ -94,6 +128,7 @@ class Draft:
         self.engine = engine
         self.frames: list[Frame] = []
         self.repaired = False
+        self.mismatched: list[int] = []
 
     def op(self, number: int) -> Op | None:
         return next((op for op in self.engine.ops if op.number == number), None)
@@ -112,13 +147,21 @@ class Draft:
         entry = (record.line, op.number, outcome)
         self.engine = replace(self.engine, results=(*self.engine.results, entry))
 
-    def after(self, peer: int, steps: int = 1) -> int:
-        ring = self.engine.ring
-        return ring[(ring.index(peer) + steps) % len(ring)]
+    def ring(self, op: Op) -> tuple[int, ...]:
+        """The op's participants in the current view."""
+        return tuple(peer for peer in self.engine.ring if peer in op.among)
+
+    def after(self, op: Op, peer: int) -> int:
+        ring = self.ring(op)
+        return ring[(ring.index(peer) + 1) % len(ring)]
 
     def send(self, frame: Frame) -> None:
         if not self.engine.stopped or "R6" in self.engine.off:
             self.frames.append(frame)
+
+    def say_mismatch(self, op: Op) -> None:
+        if "members" not in self.engine.off:
+            self.mismatched.append(op.number)
 
     # -- one segment
 
@@ -128,17 +171,23 @@ class Draft:
         holder = REDO
         if verdict is not None and verdict.outcome is Outcome.RUN and verdict.holders:
             holder = verdict.holders[segment]
-        ring = self.engine.ring
         if holder == HELD_BY_ALL:
             return "held", 0
         if holder >= 0:
-            return "copy", ring[holder]
-        if op.root:
-            return "copy", op.root
+            return "copy", self.engine.ring[holder]
+        if op.spec.is_direct:
+            return "copy", op.among[segment]
+        if op.spec.root:
+            return "copy", op.spec.root
+        ring = self.ring(op)
         return "redo", ring[segment % len(ring)]
 
     def start(self, op: Op) -> None:
         """Begin every segment of an op in the current view."""
+        if op.spec.is_direct:
+            direct.start(self, op)
+            self.check_repaired()
+            return
         me = self.engine.me
         for segment in range(self.engine.segments):
             how, owner = self.plan(op, segment)
@@ -155,16 +204,16 @@ class Draft:
                     self.copy(current, segment)
             else:
                 require(current.final[segment] is None, "a final segment is not reduced again")
-                if len(self.engine.ring) == 1:
+                after = self.after(op, me)
+                if len(self.ring(op)) == 1:
                     self.finish(current, segment, (me,))
-                elif self.after(owner) == me:
-                    self.send(
-                        Frame("S", self.engine.epoch, op.number, segment, me, self.after(me), (me,))
-                    )
+                elif self.after(op, owner) == me:
+                    epoch = self.engine.epoch
+                    self.send(Frame("S", epoch, op.number, segment, me, after, (me,)))
         self.check_repaired()
 
     def finish(self, op: Op, segment: int, contributors: tuple[int, ...]) -> None:
-        ring = self.engine.ring
+        ring = self.ring(op)
         require(sorted(contributors) == sorted(ring), "contributors are the view's members")
         value = (self.engine.epoch, tuple(sorted(contributors)))
         op = replace(op, final=_set(op.final, segment, value))
@@ -172,13 +221,13 @@ class Draft:
         self.copy(op, segment)
 
     def copy(self, op: Op, segment: int) -> None:
-        me, count = self.engine.me, len(self.engine.ring)
+        me, count = self.engine.me, len(self.ring(op))
         if count == 1:
             self.mark(op, segment)
             return
         self.send(
             Frame(
-                "C", self.engine.epoch, op.number, segment, me, self.after(me),
+                "C", self.engine.epoch, op.number, segment, me, self.after(op, me),
                 value=op.final[segment], hops=count - 2,
             )
         )  # fmt: skip
@@ -204,15 +253,21 @@ class Draft:
         self.repaired = any(v.holders for v in self.engine.record.groups[0].verdicts)
 
 
-def submit(engine: Engine) -> Draft:
-    """The user submits the line's next op."""
-    number = engine.submitted + 1
-    root = dict(engine.roots).get(number, 0)
+def submit(engine: Engine, context: int = 0) -> Draft:
+    """The user submits the line's next op of a context."""
+    count = (engine.sub_submitted if context else engine.submitted) + 1
+    number = op_id(count, context=context)
+    spec = dict(engine.specs).get(number, Spec())
+    root = spec.root
+    among = tuple(sorted(set(engine.ring).intersection(spec.among or engine.ring)))
     empty: tuple[Value | None, ...] = (None,) * engine.segments
-    op = Op(number, root, empty, (False,) * engine.segments)
-    if root == engine.me:
+    op = Op(number, spec, among, empty, (False,) * engine.segments)
+    if spec.is_direct:
+        op = replace(op, final=direct.at_first(op, engine.me), marked=())
+    elif root == engine.me:
         op = replace(op, final=((0, (root,)),) * engine.segments)
-    draft = Draft(replace(engine, submitted=number, ops=(*engine.ops, op)))
+    counted = {"sub_submitted" if context else "submitted": count}
+    draft = Draft(replace(engine, ops=(*engine.ops, op), **counted))  # type: ignore[arg-type]
     verdict = engine.verdict(number)
     if verdict is not None and verdict.outcome is Outcome.ABORT and "R10" not in engine.off:
         draft.end(op, ERROR, verdict.code)
@@ -223,38 +278,47 @@ def submit(engine: Engine) -> Draft:
     return draft
 
 
-def flush(engine: Engine) -> tuple[Engine, tuple[int, int, tuple[OpReport, ...]]]:
-    """Stop, and report: submitted, stable, the ops above stable."""
+Report = tuple[int, int, tuple[tuple[int, int], ...], tuple[OpReport, ...]]
+
+
+def flush(engine: Engine) -> tuple[Engine, Report]:
+    """Stop, and report: submitted, stable, the same of the other context, the ops above stable."""
     assert engine.record is not None
-    stable = engine.record.groups[0].stable
+    stable = {0: engine.record.groups[0].stable}
     by_number = {op.number: op for op in engine.ops}
-    while stable + 1 in by_number and by_number[stable + 1].status == OK:
-        stable += 1
-    reports = tuple(_report(engine, op) for op in engine.ops if op.number > stable)
-    return replace(engine, stopped=True), (engine.submitted, stable, reports)
+    for context in sorted({context_of(number) for number in by_number} | {0}):
+        count = stable.get(context, 0)
+        while (op := by_number.get(op_id(count + 1, context=context))) and op.status == OK:
+            count += 1
+        stable[context] = count
+    reports = tuple(
+        _report(engine, op)
+        for op in engine.ops
+        if op.number > op_id(stable[context_of(op.number)], context=context_of(op.number))
+    )
+    contexts = tuple((c, count) for c, count in stable.items() if c and count)
+    return replace(engine, stopped=True), (engine.submitted, stable[0], contexts, reports)
 
 
 def _report(engine: Engine, op: Op) -> OpReport:
-    bits = sum(1 << i for i, value in enumerate(op.final) if value is not None)
+    held = [value is not None for value in op.final]
+    if op.spec.on_loss.is_exchange:
+        held = [p not in op.among or held[op.among.index(p)] for p in engine.ring]
+    bits = sum(1 << i for i, have in enumerate(held) if have)
+    among = sum(1 << i for i, peer in enumerate(engine.ring) if peer in op.among)
     status = (OpStatus.RUNNING, OpStatus.STABLE, OpStatus.RAISED)[op.status]
     return OpReport(
         op=op.number,
         status=status,
-        segments=engine.segments,
-        final=bits.to_bytes((engine.segments + 7) // 8, "little"),
-        on_loss=_on_loss(engine, op),
-        root=PeerId(op.root),
-        among=b"",
+        segments=len(held),
+        final=bits.to_bytes((len(held) + 7) // 8, "little"),
+        on_loss=op.spec.on_loss,
+        root=PeerId(op.spec.root),
+        among=bytes([among]) if context_of(op.number) else b"",
         timed_out=op.timed_out,
         code=op.code,
         text="",
     )
-
-
-def _on_loss(engine: Engine, op: Op) -> OnLoss:
-    if op.root:
-        return OnLoss.SPREAD
-    return OnLoss.STRICT if engine.strict else OnLoss.REPAIR
 
 
 def install(engine: Engine, record: Record) -> Draft:
@@ -263,25 +327,33 @@ def install(engine: Engine, record: Record) -> Draft:
     require(old is None or record.epoch > old.epoch, "epochs only grow")
     if record.fresh:
         require(engine.idle, "a view grows only when all ops have ended (R19)")
-        engine = replace(engine, submitted=0, ops=())
+        engine = replace(engine, submitted=0, sub_submitted=0, ops=())
     draft = Draft(replace(engine, record=record, stopped=False, repaired=False))
     group = record.groups[0]
     for op in draft.engine.ops:
         if op.status != RUNNING:
+            draft.put(replace(op, forgotten=op.status == OK))
             continue
         verdict = draft.engine.verdict(op.number)
         if verdict is not None and verdict.outcome is Outcome.ABORT:
             require(
-                op.root != 0 or verdict.code == 2 or not any(op.final),
+                op.spec.on_loss not in (OnLoss.REPAIR, OnLoss.STRICT)
+                or verdict.code == 2
+                or not any(op.final),
                 "an aborted op is final nowhere (R1)",
             )
             draft.end(op, ERROR, verdict.code)
         elif op.number <= group.stable or (verdict is not None and verdict.outcome is Outcome.DONE):
             draft.end(op, OK)
-        elif verdict is None and op.root and op.root not in draft.engine.ring:
+        elif verdict is None and op.spec.root and op.spec.root not in draft.engine.ring:
             draft.end(op, ERROR, 2)  # submitted after the answer, for a root that is gone
         else:
-            fresh = replace(op, marked=(False,) * engine.segments, timed_out=False)  # re-armed
+            if verdict is None and op.spec.is_direct and len(draft.ring(op)) < len(op.among):
+                # Submitted after the answer, among members that are gone: others may submit it
+                # among those that are left, so it is not for this engine alone to end it.
+                draft.say_mismatch(op)
+            marked = (False,) * len(op.marked)
+            fresh = replace(op, marked=marked, timed_out=False, heard=frozenset())  # re-armed
             draft.put(fresh)
             current = draft.op(op.number)
             assert current is not None
@@ -309,32 +381,35 @@ def receive(engine: Engine, frame: Frame) -> Draft:
     if engine.stopped and "R6" not in engine.off:
         return draft
     op = draft.op(frame.op)
-    if op is None or op.status == ERROR:
+    if op is None or op.status == ERROR or op.forgotten:
         return draft
     me, segment = engine.me, frame.segment
-    if frame.type == "S":
+    if op.spec.is_direct:
+        direct.receive(draft, op, frame)
+        draft.check_repaired()
+    elif frame.type == "S":
         require(op.final[segment] is None, "nobody adds to a final segment")
         contributors = (*frame.contributors, me)
         _, owner = draft.plan(op, segment)
         if owner == me:
             draft.finish(op, segment, contributors)
         else:
-            draft.send(replace(frame, src=me, dst=draft.after(me), contributors=contributors))
+            draft.send(replace(frame, src=me, dst=draft.after(op, me), contributors=contributors))
     elif frame.type == "C":
         old = op.final[segment]
         require(old is None or old == frame.value, "a copy of a final segment has the same value")
         op = replace(op, final=_set(op.final, segment, frame.value))
         draft.put(op)
         if frame.hops:
-            draft.send(replace(frame, src=me, dst=draft.after(me), hops=frame.hops - 1))
+            draft.send(replace(frame, src=me, dst=draft.after(op, me), hops=frame.hops - 1))
         else:
-            hops = len(engine.ring) - 2
-            draft.send(Frame("M", engine.epoch, frame.op, segment, me, draft.after(me), hops=hops))
+            hops, after = len(draft.ring(op)) - 2, draft.after(op, me)
+            draft.send(Frame("M", engine.epoch, frame.op, segment, me, after, hops=hops))
             draft.mark(op, segment)
         draft.check_repaired()
     else:
         if frame.hops:
-            draft.send(replace(frame, src=me, dst=draft.after(me), hops=frame.hops - 1))
+            draft.send(replace(frame, src=me, dst=draft.after(op, me), hops=frame.hops - 1))
         draft.mark(op, segment)
     return draft
 

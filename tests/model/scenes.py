@@ -6,8 +6,10 @@ from __future__ import annotations
 import sys
 import time
 
+from pccl_py.types import OnLoss, op_id
+from tests.model.engine import Spec
 from tests.model.search import explore
-from tests.model.world import Scene
+from tests.model.world import SUB, Scene
 
 P = ("plain", 1, False)
 LEAVER = ("plain", 1, True)
@@ -15,7 +17,19 @@ END, BEGIN = ("end", 1, False), ("begin", 1, False)
 FLIGHT = ("flight", 1, False)
 TWICE, ASYNC = ("twice", 1, False), ("async", 2, False)
 PAIR = ("pair", 2, False)
-BCAST = ((1, 1),)
+BCAST = ((1, Spec(OnLoss.SPREAD, 1)),)
+STRICT = ((1, Spec(OnLoss.STRICT)),)
+GATHER_ALL = ((1, Spec(OnLoss.FIXED)),)
+EXCHANGE = ((1, Spec(OnLoss.EXCHANGE)),)
+GATHER = ((1, Spec(OnLoss.TO_ROOT, 1)),)
+SCATTER = ((1, Spec(OnLoss.FROM_ROOT, 1)),)
+IDLE, OF_TWO = ("idle", 0, False), ("sub", 1, False)
+
+
+def among_two(on_loss: OnLoss, root: int = 0) -> tuple[tuple[int, Spec], ...]:
+    """The first op of the sub-group of members 1 and 2."""
+    return ((op_id(1, context=SUB), Spec(on_loss, root, (1, 2))),)
+
 
 QUICK = (
     Scene("first view", (P, P, P), formed=0, min_members=3),
@@ -24,8 +38,31 @@ QUICK = (
     Scene("an op", (P, P, P), segments=2),
     Scene("a death", (P, P, P), deaths=1, mortal=(3,)),
     Scene("a death of two, two segments", (P, P), formed=2, deaths=1, segments=2),
-    Scene("a strict op", (P, P), formed=2, deaths=1, segments=2, strict=True),
-    Scene("a broadcast", (P, P, P), deaths=1, mortal=(1, 2), roots=BCAST),
+    Scene("a strict op", (P, P), formed=2, deaths=1, segments=2, specs=STRICT),
+    Scene("a broadcast", (P, P, P), deaths=1, mortal=(1, 2), specs=BCAST),
+    Scene("an all_gather", (P, P), formed=2, deaths=1, specs=GATHER_ALL),
+    Scene("an all_to_all", (P, P), formed=2, deaths=1, specs=EXCHANGE),
+    Scene("a gather", (P, P, P), deaths=1, mortal=(1,), specs=GATHER),
+    Scene("a gather of two", (P, P), formed=2, deaths=1, specs=GATHER),
+    Scene("a scatter", (P, P), formed=2, deaths=1, specs=SCATTER),
+    Scene(
+        "an all_gather of two of three",
+        (OF_TWO, OF_TWO, IDLE),
+        deaths=1,
+        mortal=(3,),
+        specs=among_two(OnLoss.FIXED),
+    ),
+    Scene(
+        "a send past a third", (OF_TWO, OF_TWO, IDLE), deaths=1, specs=among_two(OnLoss.TO_ROOT, 2)
+    ),
+    Scene(
+        "an all_reduce of two of three",
+        (OF_TWO, OF_TWO, IDLE),
+        deaths=1,
+        mortal=(1, 3),
+        specs=among_two(OnLoss.REPAIR),
+    ),
+    Scene("a gather of three times out", (P, P, P), timeouts=1, specs=GATHER),
     Scene("a time-out", (P, P, P), timeouts=1),
     Scene("two time-outs", (P, P), formed=2, timeouts=2),
     Scene("a time-out and a flap", (P, P), formed=2, flaps=1, timeouts=1),
@@ -53,8 +90,17 @@ LONG = (
     Scene("K crashes after a false death", (P, P), formed=2, crashes=1, flaps=1, eager=True),
     Scene("a death, two segments", (P, P, P), deaths=1, mortal=(2,), segments=2),
     Scene("two deaths", (P, P, P), deaths=2),
+    Scene("an all_gather of three", (P, P, P), deaths=1, mortal=(3,), specs=GATHER_ALL),
+    Scene("an all_gather that times out", (P, P, P), timeouts=1, specs=GATHER_ALL),
+    Scene("an all_to_all of three", (P, P, P), deaths=1, mortal=(3,), specs=EXCHANGE),
+    Scene("a gather of three", (P, P, P), deaths=1, mortal=(2, 3), specs=GATHER),
+    Scene("a gather and K crashes", (P, P, P), deaths=1, crashes=1, specs=GATHER),
+    Scene("a scatter of three", (P, P, P), deaths=1, mortal=(1, 3), specs=SCATTER),
+    Scene("a scatter and two deaths", (P, P, P), deaths=2, specs=SCATTER),
+    Scene("a sub-group's op and a leaver", (OF_TWO, ("sub", 1, True), IDLE), deaths=1,
+          specs=among_two(OnLoss.REPAIR)),
     Scene("overlapping ops and a death", (PAIR, PAIR, PAIR), deaths=1, mortal=(2,)),
-    Scene("a strict op of three", (P, P, P), deaths=1, mortal=(2,), segments=2, strict=True),
+    Scene("a strict op of three", (P, P, P), deaths=1, mortal=(2,), segments=2, specs=STRICT),
     Scene("a time-out and a death", (P, P, P), deaths=1, timeouts=1),
     Scene("time-out, death, two segments", (P, P), formed=2, deaths=1, timeouts=1, segments=2),
     Scene("K crashes of three", (P, P, P), crashes=1, deaths=1, mortal=(3,)),
@@ -65,7 +111,7 @@ LONG = (
     Scene("a join of two and a crash", (END, END, BEGIN), formed=2, crashes=1),
     Scene("a join of two and a flap", (END, END, BEGIN), formed=2, flaps=1),
     Scene("the second newcomer and a death", (END, BEGIN, BEGIN), formed=1, deaths=1),
-    Scene("a broadcast and K crashes", (P, P, P), deaths=1, crashes=1, roots=BCAST),
+    Scene("a broadcast and K crashes", (P, P, P), deaths=1, crashes=1, specs=BCAST),
     Scene("a leave, a join", (LEAVER, END, BEGIN), formed=2),
     Scene("a cut and a death", (P, P, P), cuts=((1, 2),), deaths=1),
     Scene("a cut, any clock", (P, P, P), cuts=((1, 3),), eager=True),

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from pccl_py.errors import Code
 from pccl_py.peer import state as ps
-from tests.model.engine import Engine, require
+from pccl_py.types import OnLoss
+from tests.model.engine import Engine, Spec, require
 from tests.model.world import Broken, Model, Scene, World
 
 
@@ -106,6 +108,25 @@ def check(model: Model, world: World) -> None:
         for line, op, outcome in engine.results:
             known = results.setdefault((line, op), outcome)
             require(known == outcome, f"op {op} ends the same at all survivors: {known}, {outcome}")
+            _check_reason(model, world, engine, op, outcome)
+
+
+def _check_reason(model: Model, world: World, engine: Engine, op: int, outcome: object) -> None:
+    """Whether an op may end like this."""
+    spec = dict(engine.specs).get(op, Spec())
+    among = spec.among or tuple(range(1, len(world.players) + 1))
+    if outcome == ("error", Code.PEER_LOST):
+        gone = [p for p in among if _is_gone(model, world, p)]
+        require(bool(gone), f"op {op} misses a peer only if one that takes part is gone")
+    elif outcome != ("error", Code.DEADLINE_EXCEEDED) and spec.on_loss is OnLoss.TO_ROOT:
+        root: Engine = model.es.items[world.players[spec.root - 1].engine]
+        whole = any(mine.number == op and None not in mine.final for mine in root.ops)
+        require(whole, f"op {op} ends well only if its destination has all")
+
+
+def _is_gone(model: Model, world: World, peer: int) -> bool:
+    player = world.players[peer - 1]
+    return not player.alive or model.ps.items[player.machine].end is not ps.End.NO
 
 
 def check_quiet(model: Model, world: World) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
-from pccl_py.coordinator import admission, membership, verdicts
+from pccl_py.coordinator import admission, cases, losses, membership, verdicts
 from pccl_py.coordinator.state import Turn
 from pccl_py.errors import Code
 from pccl_py.peer import machine as peer
 from pccl_py.peer import safe_points
 from pccl_py.protocol import messages
-from pccl_py.types import Outcome, Verdict
+from pccl_py.types import OnLoss, Outcome, PeerId, Verdict
 from tests.model.scenes import LONG, QUICK
 from tests.model.search import Counterexample, explore
 
@@ -28,6 +28,7 @@ BY_NAME = {scene.name: scene for scene in (*QUICK, *LONG)}
         pytest.param("R8", "a death", id="R8 higher epochs wait"),
         pytest.param("R9", "K crashes, a time-out", id="R9 verdicts in the journal"),
         pytest.param("R10", "a time-out", id="R10 aborts stay"),
+        pytest.param("members", "an all_gather", id="members that change while an op is submitted"),
         pytest.param("R19", "an update with an op in flight", id="R19 drain"),
     ],
 )
@@ -55,12 +56,28 @@ def _nothing(*_: object) -> None:
     return None
 
 
-def _late_means_abort(
-    case: verdicts.Case, op: int, reports: verdicts.Reports, somewhere: int, everything: int
-) -> Verdict | None:
-    if verdicts.timed_out(case.timeouts, op, reports):
-        return Verdict(op, Outcome.ABORT, code=Code.DEADLINE_EXCEEDED)
+def _late_means_abort(op: cases.OpCase) -> Verdict | None:
+    if cases.timed_out(op.case.timeouts, op.op, op.reports):
+        return Verdict(op.op, Outcome.ABORT, code=Code.DEADLINE_EXCEEDED)
     return None
+
+
+def _miss_nobody(*on_loss: OnLoss) -> Callable[[cases.OpCase], PeerId | None]:
+    """No loss costs ops of these classes anything."""
+    missed = losses.missed
+    return lambda op: None if op.on_loss in on_loss else missed(op)
+
+
+def _root_may_go(op: cases.OpCase) -> bool:
+    return op.is_held_by_all
+
+
+def _whole_group(ring: tuple[PeerId, ...], reports: cases.Reports) -> tuple[PeerId, ...]:
+    return tuple(ring)
+
+
+def _own_stable_alone(answers: Mapping[PeerId, messages.Answer]) -> dict[int, int]:
+    return {0: max(answer.stable for answer in answers.values())}
 
 
 def _pass(*_: object) -> bool:
@@ -93,6 +110,31 @@ MUTANTS: tuple[tuple[str, object, str, object, str], ...] = (
     ),
     ("R20 hold from the answer on", safe_points, "_must_stand", _pass, "a join of two"),
     ("R27 a holder serves", verdicts, "_holders", _plain_redo, "a death of two, two segments"),
+    *(
+        (f"a loss costs {scene}", losses, "missed", _miss_nobody(on_loss), scene)
+        for on_loss, scene in (
+            (OnLoss.SPREAD, "a broadcast"),
+            (OnLoss.FIXED, "an all_gather"),
+            (OnLoss.EXCHANGE, "an all_to_all"),
+            (OnLoss.TO_ROOT, "a gather"),
+            (OnLoss.FROM_ROOT, "a scatter"),
+        )
+    ),
+    ("a gather needs its destination", verdicts, "_is_done", _root_may_go, "a gather"),
+    (
+        "an op is of its participants",
+        cases,
+        "taking_part",
+        _whole_group,
+        "an all_gather of two of three",
+    ),
+    (
+        "contexts are stable",
+        verdicts,
+        "stables",
+        _own_stable_alone,
+        "an all_reduce of two of three",
+    ),
     ("Hello brings up to date", membership, "_bring_up_to_date", _nothing, "K crashes"),
 )
 

@@ -22,11 +22,12 @@ from pccl_py.peer import state as ps
 from pccl_py.protocol import messages as m
 from pccl_py.types import PeerId, Record
 from tests.model import engine as eng
-from tests.model.engine import Broken, Engine, Frame, require
+from tests.model.engine import Broken, Engine, Frame, Spec, require
 
 FAR = 1e5  # timers beyond this never ring
 DETECTION_S, LONG_S = 5.0, 1e7
 GONE = "gone"
+SUB = 7  # the context of a sub-group's ops
 
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "end": ("submit", "wait", "update"),
@@ -36,6 +37,9 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "pair": ("submit", "submit", "wait"),
     "begin2": ("update", "submit", "submit", "wait"),
     "flight": ("submit", "update", "wait"),
+    "sub": ("sub", "wait"),
+    "both": ("sub", "submit", "wait"),
+    "idle": ("wait",),
     "twice": ("update", "update", "submit", "wait"),
 }
 
@@ -49,8 +53,7 @@ class Scene:
     programs: tuple[tuple[str, int, bool], ...]
     formed: int = 3
     segments: int = 1
-    strict: bool = False
-    roots: tuple[tuple[int, int], ...] = ()
+    specs: tuple[tuple[int, Spec], ...] = ()
     min_members: int = 1
     deaths: int = 0
     mortal: tuple[int, ...] = (1, 2, 3)
@@ -164,7 +167,7 @@ class Model:
                 min_members=scene.formed if index < scene.formed else scene.min_members,
                 detection_s=LONG_S,
             )
-            engine = Engine(index + 1, scene.segments, scene.roots, scene.strict, self.off)
+            engine = Engine(index + 1, scene.segments, scene.specs, self.off)
             players.append(
                 Player(True, self.ps.add(identity), self.es.add(engine), 0, 0, frozenset())
             )
@@ -225,9 +228,9 @@ class Model:
                 world = self._player(world, index, pc=len(PROGRAMS[self._style(index)]) - 1)
             return self._e(world, index, eng.install(engine, action.record))
         elif isinstance(action, pe.FlushEngine):
-            engine, (submitted, stable, reports) = eng.flush(self.es.items[player.engine])
+            engine, report = eng.flush(self.es.items[player.engine])
             world = self._player(world, index, engine=self.es.add(engine))
-            return self._p(world, index, pe.Flushed(action.epoch, submitted, stable, (), reports))
+            return self._p(world, index, pe.Flushed(action.epoch, *report))
         elif isinstance(action, pe.Resume):
             return self._player(world, index, pc=self._next_pc(world, index))
         return world
@@ -239,6 +242,9 @@ class Model:
         sent = [f for f in draft.frames if frozenset((me, f.dst)) not in world.cut]
         if sent:
             world = world._replace(net=world.net.union(sent))
+        for op in draft.mismatched:
+            event = pe.OpMismatched(op, PeerId(me), "members", "", "")
+            world = self._p(world, index, event)
         if draft.repaired:
             world = self._p(world, index, pe.EngineRepaired(draft.engine.epoch))
         return world
@@ -266,7 +272,8 @@ class Model:
         pc = player.pc + 1
         if pc < len(program):
             return pc
-        return 0 if self.es.items[player.engine].submitted < rounds else -1
+        engine: Engine = self.es.items[player.engine]
+        return 0 if engine.submitted + engine.sub_submitted < rounds else -1
 
     # -- moves
 
@@ -349,8 +356,8 @@ class Model:
             return
         style, _, leaves = self.scene.programs[index]
         step = PROGRAMS[style][player.pc] if player.pc >= 0 else "done"
-        if step == "submit":
-            draft = eng.submit(engine)
+        if step in ("submit", "sub"):
+            draft = eng.submit(engine, SUB if step == "sub" else 0)
             moved = self._e(world, index, draft)
             yield f"{me} submits", self._player(moved, index, pc=self._next_pc(moved, index))
         elif step == "wait" and engine.idle:
