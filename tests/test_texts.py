@@ -13,7 +13,8 @@ import pccl_py as pccl
 from pccl_py.coordinator import embedded
 from pccl_py.dataplane import engine
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.types import DType
+from pccl_py.dataplane.op import Op
+from pccl_py.types import DType, Kind
 from tests.crew import Crew, crew
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,10 +54,12 @@ def test_an_overlap_names_the_op_that_holds_the_buffer(pair: Crew) -> None:
     pair.each(lambda c: c.barrier())
 
 
-def test_a_buffer_too_large_is_told_from_an_overlap() -> None:
-    huge = Buffer(1 << 20, engine.BUFFER_BYTES_MAX + 1, DType.UINT8, (), None)
+def test_an_op_too_large_is_told_from_an_overlap() -> None:
+    half = Buffer(1 << 20, engine.BUFFER_BYTES_MAX // 2 + 1, DType.UINT8, (), None)
+    engine.check_size(Op(Kind.ALL_REDUCE, half.dtype, "all_reduce", out=half, input=half))
+    two = Op(Kind.ALL_GATHER, half.dtype, "all_gather", input=half, receives=(half, half))
     with pytest.raises(pccl.UsageError, match="is most for one op: pass it in parts"):
-        engine.check_size(huge)
+        engine.check_size(two)
 
 
 def test_the_limit_is_that_of_the_core() -> None:
