@@ -14,7 +14,7 @@ from pccl_py.coordinator import faults, invariants, machine, shared_state
 from pccl_py.coordinator.state import PENDING_MAX, Config, State, initial
 from pccl_py.errors import Code
 from pccl_py.protocol import messages as m
-from pccl_py.types import Member, OnLoss, PeerId
+from pccl_py.types import Member, OnLoss, PeerId, op_id
 
 RUNNING = m.OpStatus.RUNNING
 
@@ -48,6 +48,10 @@ MALFORMED: list[m.Message] = [
     m.Answer(1, 1, 0, (), (report(1, 1, b"\1"), report(1, 1, b"\1")), (), False),
     m.Answer(1, 1, -1, (), (), (), False),
     m.Answer(1, 1, 0, (), (report(0, 1, b"\1"),), (), False),
+    m.Answer(1, 1, 0, ((0, 1),), (), (), False),
+    m.Answer(1, 1, 0, ((1 << 31, 1),), (), (), False),
+    m.Answer(1, 1, 0, ((7, 1), (7, 2)), (), (), False),
+    m.Answer(1, 1, 0, (), (replace(report(1, 1, b"\1"), among=bytes(129)),), (), False),
     m.Sp(1, (1, 1), -2, 0),
     m.At(1, (1, 1), -1),
     m.Timeout(1, 1 << 64, ""),
@@ -163,6 +167,27 @@ def test_invariants_can_fail() -> None:
         invariants.check(state, replace(state, peer_of={}), ())
 
 
+def any_report(
+    op: int, final: int, status: m.OpStatus, on_loss: OnLoss, root: int, among: bytes
+) -> m.OpReport:
+    return replace(
+        report(op, 2, bytes([final])),
+        status=status,
+        on_loss=on_loss,
+        root=PeerId(root),
+        among=among,
+    )
+
+
+REPORTS = st.builds(
+    any_report,
+    st.sampled_from([1, op_id(1, context=7)]),
+    st.integers(0, 3),
+    st.sampled_from(list(m.OpStatus)),
+    st.sampled_from(list(OnLoss)),
+    st.integers(0, 5),
+    st.binary(max_size=2),
+)
 PEERS = st.integers(1, 4)
 EPOCHS = st.integers(0, 3)
 MESSAGES = st.one_of(
@@ -173,11 +198,10 @@ MESSAGES = st.one_of(
     st.builds(m.Refresh, EPOCHS),
     st.builds(m.Repaired, EPOCHS),
     st.builds(
-        lambda e, final, leaving: m.Answer(
-            e, 1, 0, (), (report(1, 2, bytes([final])),), (), leaving
-        ),
+        lambda e, stable, told, leaving: m.Answer(e, 1, 0, ((7, stable),), (told,), (), leaving),
         EPOCHS,
-        st.integers(0, 3),
+        st.integers(0, 1),
+        REPORTS,
         st.booleans(),
     ),
     st.builds(m.Sp, EPOCHS, st.tuples(st.just(1), PEERS), st.integers(-1, 3), st.integers(0, 3)),

@@ -381,3 +381,40 @@ def test_any_class_among_any_participants(data: st.DataObject) -> None:
         assert verdict.code == Code.PEER_LOST or any(r.timed_out for r in reports.values())
         if on_loss is OnLoss.REPAIR:
             assert not union
+
+
+HOSTILE = st.builds(
+    OpReport,
+    st.sampled_from([1, op_id(1, context=7)]),
+    st.sampled_from(list(OpStatus)),
+    st.integers(0, 5),
+    st.binary(min_size=1, max_size=1),
+    st.sampled_from(list(OnLoss)),
+    st.integers(0, 9).map(PeerId),
+    st.binary(max_size=2),
+    st.booleans(),
+    st.integers(0, 7),
+    st.just("their text"),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([A, B, C]), st.lists(HOSTILE, max_size=2), min_size=1),
+    st.sets(st.sampled_from([A, B, C])),
+    st.booleans(),
+)
+def test_lies_get_a_verdict_as_well(
+    told: dict[PeerId, list[OpReport]], leaving: set[PeerId], changed: bool
+) -> None:
+    """Members may say anything: the coordinator lives on, and what it says is well formed."""
+    reports = {p: {r.op: r for r in rs}.values() for p, rs in told.items()}
+    answers = {p: answer(*reports[p]) for p in sorted(told)}
+    ring = tuple(p for p in answers if p not in leaving) or tuple(answers)
+    lies = case(answers, lost=tuple(p for p in MEMBERS if p not in told), ring=ring)
+    group, _ = decide(replace(lies, changed=changed))
+    for leaver in leaving & answers.keys():
+        verdicts.is_needed(leaver, answers, ring, tuple(MEMBERS))
+    for verdict in group.verdicts:
+        assert all(holder < len(ring) for holder in verdict.holders)
+        assert (verdict.outcome is Outcome.ABORT) == bool(verdict.code)

@@ -23,7 +23,7 @@ GATHER_ALL = ((1, Spec(OnLoss.FIXED)),)
 EXCHANGE = ((1, Spec(OnLoss.EXCHANGE)),)
 GATHER = ((1, Spec(OnLoss.TO_ROOT, 1)),)
 SCATTER = ((1, Spec(OnLoss.FROM_ROOT, 1)),)
-IDLE, OF_TWO = ("idle", 0, False), ("sub", 1, False)
+BOTH, IDLE, OF_TWO = ("both", 2, False), ("idle", 0, False), ("sub", 1, False)
 
 
 def among_two(on_loss: OnLoss, root: int = 0) -> tuple[tuple[int, Spec], ...]:
@@ -95,6 +95,12 @@ LONG = (
     Scene("an all_to_all of three", (P, P, P), deaths=1, mortal=(3,), specs=EXCHANGE),
     Scene("a gather of three", (P, P, P), deaths=1, mortal=(2, 3), specs=GATHER),
     Scene("a gather and K crashes", (P, P, P), deaths=1, crashes=1, specs=GATHER),
+    Scene("an all_to_all, K crashes, a time-out", (P, P), formed=2, crashes=1, deaths=1, timeouts=1,
+          specs=EXCHANGE),
+    Scene("an all_gather, K crashes, a time-out", (P, P), formed=2, crashes=1, deaths=1, timeouts=1,
+          specs=GATHER_ALL),
+    Scene("a sub-group's op and the group's", (BOTH, BOTH, ("plain", 1, False)), deaths=1,
+          mortal=(3,), specs=among_two(OnLoss.REPAIR)),
     Scene("a scatter of three", (P, P, P), deaths=1, mortal=(1, 3), specs=SCATTER),
     Scene("a scatter and two deaths", (P, P, P), deaths=2, specs=SCATTER),
     Scene("a sub-group's op and a leaver", (OF_TWO, ("sub", 1, True), IDLE), deaths=1,
