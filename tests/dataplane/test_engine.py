@@ -15,9 +15,10 @@ import pytest
 
 from pccl_py.dataplane import buffers
 from pccl_py.dataplane.engine import Engine, Result, Ticket
+from pccl_py.dataplane.op import Op
 from pccl_py.errors import Code, Evicted, PeerLost, ResourceError, UsageError
 from pccl_py.peer.events import LinkLost
-from pccl_py.types import GroupRecord, Member, PeerId, Record, ReduceOp
+from pccl_py.types import GroupRecord, Kind, Member, PeerId, Record
 
 RUN = 0x1234_5678_9ABC
 PROOF = bytes(range(32))
@@ -34,7 +35,7 @@ def crc32c(data: bytes) -> int:
 
 
 def handshake(
-    *, run: int = RUN, peer: int = 99, to: int, proof: bytes = PROOF, version: int = 1
+    *, run: int = RUN, peer: int = 99, to: int, proof: bytes = PROOF, version: int = 2
 ) -> bytes:
     body = struct.pack("<IHHQQQII", MAGIC, version, 0, run, peer, to, 1, 0) + bytes(16) + proof
     body += bytes(92 - len(body))
@@ -66,10 +67,9 @@ def install(made: list[Engine], epoch: int) -> None:
 
 def submit(engine: Engine, tensor: np.ndarray, timeout_s: float = 20.0) -> Ticket:
     ticket = Ticket()
-    engine.submit(
-        ticket, buffers.of(tensor), kind=0, reduce=ReduceOp.SUM, root=0, name=0, strict=False,
-        timeout_s=timeout_s,
-    )  # fmt: skip
+    buffer = buffers.of(tensor)
+    op = Op(Kind.ALL_REDUCE, buffer.dtype, "all_reduce", out=buffer)
+    engine.submit(ticket, op, timeout_s=timeout_s)
     return ticket
 
 
@@ -127,7 +127,7 @@ STRANGERS = {
     "itself": handshake(peer=1, to=1),
     "nobody": handshake(peer=0, to=1),
     "wrong proof": handshake(peer=3, to=1, proof=bytes(32)),
-    "another version": handshake(peer=3, to=1, version=2),
+    "another version": handshake(peer=3, to=1, version=3),
     "damaged": handshake(peer=3, to=1)[:-1] + b"\0",
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 from pccl_py.dataplane.engine import Engine
 from pccl_py.types import GroupRecord, Member, PeerId, Record
 from tests.dataplane.test_engine import PROOF, RUN, call, crc32c, handshake, refused, submit
-from tests.sim.test_fuzz import READY, TYPES, Wire, descriptor, frame
+from tests.sim.wire import READY, TYPES, Wire, descriptor, frame
 
 COUNT = 5000  # elements of each op: three segments of at least 16 KiB
 LIAR = 2
@@ -66,6 +66,7 @@ def test_a_lying_member_costs_itself_its_links(core: ModuleType) -> None:
         for _ in range(60):
             with greet(engine) as liar, suppress(ConnectionError):
                 liar.sendall(lies(core, rng))
+                liar.shutdown(socket.SHUT_WR)  # or it would wait for the end of a frame
                 if rng.random() < 0.5:
                     liar.recv(100)
         end = time.monotonic() + 10

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.sim.cluster import AUTO, DIRECT, DONE, RING, RUN, Cluster, Node, Submission
-from tests.sim.test_fuzz import ACK, COPY, MARK, NAMED, PART, READY, descriptor, frame
+from tests.sim.wire import ACK, COPY, MARK, NAMED, PART, READY, descriptor, frame
 
 
 def link_from(victim: Node, far: int) -> int:
@@ -129,7 +129,10 @@ def test_frames_parked_with_an_op_that_ended_are_freed(core: ModuleType) -> None
         assert all(node.results[number][0] == 0 for node in cluster.nodes)
 
 
-def test_a_context_nobody_knows_costs_the_link(core: ModuleType) -> None:
+def test_a_context_that_cannot_be_costs_the_link(core: ModuleType) -> None:
+    """One that this peer does not know yet is well possible: it has not submitted its first op."""
     cluster = start(core, 2, 16, AUTO)
     say(cluster, 1, cluster.nodes[0], frame(core, MARK, 1, context=1))
+    assert not cluster.bad
+    say(cluster, 1, cluster.nodes[0], frame(core, MARK, 1, context=1 << 31))
     assert "context" in cluster.bad[0]
