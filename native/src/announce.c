@@ -55,7 +55,7 @@ static void compare_streams(pc_core *core, struct pc_op *op) {
 /* Our descriptor against those that are here: of all that differ, one at least differs from ours.
  */
 static void compare(pc_core *core, struct pc_op *op) {
-    if (op->mismatched || op->first_from == PC_NO_INDEX)
+    if (op->mismatched || op->returned || op->first_from == PC_NO_INDEX)
         return;
     if (differ(&op->desc, &op->desc_first))
         mismatch(core, op, &op->desc_first, op->first_from);
@@ -86,27 +86,48 @@ void pc_members_changed(pc_core *core, struct pc_op *op) {
 /* ---- saying it ---------------------------------------------------------------------------------
  */
 
-void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place) {
+void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place, bool lazily) {
     struct pc_said *said = pc_said(op, place);
     if (said->queued)
         return; /* the one that waits carries the news when it goes */
     said->queued = true;
-    pc_push(core, op, place, 0, PC_READY);
+    if (lazily)
+        pc_push_lazily(core, op, place, 0, PC_READY);
+    else
+        pc_push(core, op, place, 0, PC_READY);
 }
 
 void pc_announce_all(pc_core *core, struct pc_op *op) {
     for (uint32_t i = pc_after(op, pc_self(op)); i != pc_self(op); i = pc_after(op, i))
-        pc_announce_to(core, op, i);
+        pc_announce_to(core, op, i, false);
+}
+
+/* Of a small op the owners need to hear, and from the owners all; that the others agree among each
+ * other can wait, since each op that ends has told them. */
+static void announce_small(pc_core *core, struct pc_op *op) {
+    bool own = false;
+    for (uint32_t i = 0; i < op->segment_count; i++)
+        own |= pc_owner(core, op, i) == pc_self(op);
+    for (uint32_t place = pc_after(op, pc_self(op)); place != pc_self(op);
+         place = pc_after(op, place)) {
+        bool urgent = own;
+        for (uint32_t i = 0; i < op->segment_count && !urgent; i++)
+            urgent = pc_owner(core, op, i) == place;
+        pc_announce_to(core, op, place, !urgent);
+    }
 }
 
 void pc_announce(pc_core *core, struct pc_op *op) {
     if (pc_route(core, op) == PCCL_ROUTE_RING) {
-        pc_announce_to(core, op, pc_before(op, pc_self(op)));
-        pc_announce_to(core, op, pc_after(op, pc_self(op)));
+        pc_announce_to(core, op, pc_before(op, pc_self(op)), false);
+        pc_announce_to(core, op, pc_after(op, pc_self(op)), false);
         return;
     }
     pc_star_open(core, op);
-    pc_announce_all(core, op);
+    if (pc_returns_early(core, op))
+        announce_small(core, op);
+    else
+        pc_announce_all(core, op);
 }
 
 /* What was said before the participants were known. */
@@ -282,7 +303,7 @@ static void heard(pc_core *core, struct pc_op *op, uint32_t place, bool first) {
     bool told_enough = op->next_run + 2 >= pc_size(op); /* by what was announced before */
     op->next_run = said->run;
     if (!told_enough && pc_route(core, op) == PCCL_ROUTE_RING)
-        pc_announce_to(core, op, pc_before(op, pc_self(op)));
+        pc_announce_to(core, op, pc_before(op, pc_self(op)), false);
 }
 
 static const char *on_ready(pc_core *core, uint32_t from, const struct pc_header *header,

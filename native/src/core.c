@@ -106,15 +106,25 @@ void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns) 
  */
 
 uint64_t pc_core_deadline(const pc_core *core) {
-    return core->deadline_ns;
+    return core->lazy_ns && core->lazy_ns < core->deadline_ns ? core->lazy_ns : core->deadline_ns;
+}
+
+static void tick_lazy(pc_core *core, uint64_t now_ns) {
+    if (!core->lazy)
+        core->lazy_ns = 0;
+    else if (!core->lazy_ns)
+        core->lazy_ns = now_ns + PC_LAZY_NS;
+    else if (now_ns >= core->lazy_ns)
+        pc_pairs_hurry(core);
 }
 
 void pc_core_tick(pc_core *core, uint64_t now_ns) {
+    tick_lazy(core, now_ns);
     if (now_ns < core->deadline_ns)
         return;
     core->deadline_ns = UINT64_MAX;
     for (struct pc_op *op = core->ops_head; op; op = op->next) {
-        if (op->state != PC_RUNNING || op->timed_out)
+        if (op->state != PC_RUNNING || op->timed_out || op->returned)
             continue;
         if (now_ns >= op->deadline_ns) {
             op->timed_out = true;
@@ -212,7 +222,19 @@ static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     return 1;
 }
 
+/* Ops that ended long after their callers were told. */
+static void sweep(pc_core *core) {
+    core->sweep = false;
+    for (struct pc_op *op = core->ops_head; op; op = op->next)
+        if (op->returned && op->state == PC_STABLE) {
+            pc_op_sweep(core, op->context);
+            return; /* those of other contexts when their next one ends */
+        }
+}
+
 int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
+    if (core->sweep)
+        sweep(core);
     out->event = (struct pccl_event){.epoch = core->epoch};
     out->which = 0;
     for (int id = 0; id < core->links_high; id++) {

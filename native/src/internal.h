@@ -15,6 +15,10 @@
 #define PC_SMALL_OP_BYTES (64u << 10)
 #define PC_EAGER_BYTES                                                                             \
     (64u << 10)             /* of one op, before all members are known to have submitted it */
+#define PC_LAZY_NS       3000000      /* so long what nobody waits for may lie */
+#define PC_LAZY_MAX      256          /* of one pair: then it goes at once */
+#define PC_KEPT_OPS      256          /* ops that have returned and are not known to be held by all */
+#define PC_KEPT_BYTES    (4u << 20)   /* of their results, kept for who may need them */
 #define PC_BATCH         16 /* frames handed to one writev */
 #define PC_BATCH_BYTES   (256u << 10)
 #define PC_OP_BUCKETS    1024u
@@ -37,6 +41,7 @@ struct pc_entry {
     uint32_t segment;
     uint16_t contributors; /* of a MARK: the op may have ended when it goes */
     uint8_t type;          /* enum pc_frame_type */
+    bool lazy;             /* nobody waits for it */
 };
 
 struct pc_queue { /* a ring of entries that grows; bounded by the segments of the ops in flight */
@@ -50,6 +55,7 @@ struct pc_pair {
     uint32_t index;         /* in the ring of the view */
     struct pc_queue urgent; /* control frames and small ops */
     struct pc_queue bulk;
+    struct pc_queue lazy; /* what nobody waits for: it rides along, or goes after PC_LAZY_NS */
     uint32_t links_up;
     bool wanted;    /* there are frames and no link, and the shell has not been told */
     uint32_t eager; /* parts sent to it unasked whose final value is not back */
@@ -161,6 +167,7 @@ struct pc_op {
     bool starting;   /* in the start list */
     bool mismatched; /* a peer's descriptor differs: nobody's frames are added */
     bool timed_out;
+    bool returned;  /* its caller has the result; this peer keeps a copy until all hold it */
     uint8_t events; /* which events wait, bits PC_OP_EVENT_* */
     bool event_queued;
     uint32_t queued_count;  /* frames of it in the links' queues */
@@ -180,6 +187,7 @@ struct pc_op {
     struct pc_context *context;
     struct pc_desc desc;
     uint8_t *undo; /* strict: what finals have overwritten */
+    uint8_t *kept; /* returned: the result */
     size_t element_bytes;
     struct pc_block *blocks;
     uint32_t block_count;
@@ -290,6 +298,10 @@ struct pc_core {
     uint32_t plan_left;
     bool repaired_pending, repaired_told;
     bool full_pending, full_told;
+    uint32_t kept_ops, kept_bytes;
+    bool sweep;          /* an op whose caller has long been told has ended */
+    bool lazy;           /* some pair has lazy frames */
+    uint64_t lazy_ns;    /* when they go; 0: not set yet */
     uint64_t deadline_ns; /* the earliest of the running ops, or UINT64_MAX */
     struct pc_link *links[PC_LINKS_MAX];
     int links_high; /* no link at or beyond this id */
@@ -356,6 +368,9 @@ void pc_op_free(struct pc_op *op); /* its memory alone */
 int pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
                         uint64_t now_ns);
 void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text);
+/* true: a small op whose caller need not wait until all hold the result. */
+bool pc_returns_early(const pc_core *core, const struct pc_op *op);
+void pc_op_return(pc_core *core, struct pc_op *op); /* all is final here: tells the caller */
 void pc_op_post(pc_core *core, struct pc_op *op, uint8_t event);
 void pc_op_unpost(pc_core *core, struct pc_op *op);
 /* Forgets ended unnamed ops of a context that every participant is known to hold. */
@@ -389,6 +404,10 @@ static inline bool pc_carries_value(uint8_t type) {
 }
 /* Queues a frame to a participant, by place. */
 void pc_push(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment, uint8_t type);
+/* The same, when nobody waits for it. */
+void pc_push_lazily(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment,
+                    uint8_t type);
+void pc_pairs_hurry(pc_core *core); /* lazy frames wait no longer */
 /* The same to every other participant. */
 void pc_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type);
 
@@ -413,7 +432,7 @@ void pc_link_spoil(struct pc_link *link, const char *why);
 const char *pc_frame_arrived(pc_core *core, uint32_t from, const struct pc_header *header,
                              struct pc_buffer *buffer, const uint8_t *small);
 void pc_announce(pc_core *core, struct pc_op *op);
-void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place);
+void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place, bool lazily);
 void pc_announce_all(pc_core *core, struct pc_op *op);
 void pc_submitted(pc_core *core, struct pc_op *op); /* announce, take what was parked */
 bool pc_all_ready(const pc_core *core, const struct pc_op *op);

@@ -113,14 +113,33 @@ static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
     pc_header_put(slot->header, &header, slot->payload);
 }
 
+/* Lazy frames ride along, behind what is waited for. */
+static bool next_entry(struct pc_pair *pair, bool others_go, struct pc_entry *entry) {
+    if (pc_queue_pop(&pair->urgent, entry))
+        return true;
+    if ((others_go || pair->bulk.count) && pc_queue_pop(&pair->lazy, entry))
+        return true;
+    return pc_queue_pop(&pair->bulk, entry);
+}
+
+/* An announcement of what is over by now. */
+static bool is_idle_talk(const struct pc_entry *entry) {
+    const struct pc_op *op = entry->op;
+    return entry->lazy && entry->type == PC_READY && (op->state != PC_RUNNING || op->returned);
+}
+
 static void fill(pc_core *core, struct pc_link *link) {
     size_t bytes = 0;
     for (uint32_t i = 0; i < link->slot_count; i++)
         bytes += link->slots[(link->slot_first + i) % PC_BATCH].length;
     while (link->slot_count < PC_BATCH && bytes < PC_BATCH_BYTES) {
         struct pc_entry entry;
-        if (!pc_queue_pop(&link->pair->urgent, &entry) && !pc_queue_pop(&link->pair->bulk, &entry))
+        if (!next_entry(link->pair, link->slot_count > 0, &entry))
             return;
+        if (is_idle_talk(&entry)) {
+            entry.op->queued_count--;
+            continue;
+        }
         struct pc_slot *slot = &link->slots[(link->slot_first + link->slot_count) % PC_BATCH];
         fill_slot(core, link, slot, &entry);
         bytes += slot->length;

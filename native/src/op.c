@@ -92,6 +92,8 @@ static void free_layout(struct pc_op *op) {
     free(op->blocks);
     free(op->segments);
     free(op->undo);
+    free(op->kept);
+    op->kept = NULL;
     op->streams = NULL;
     op->blocks = NULL;
     op->segments = NULL;
@@ -162,39 +164,83 @@ static void leave_start_list(pc_core *core, struct pc_op *op) {
     op->starting = false;
 }
 
-void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
-    PC_ASSERT(op->state == PC_RUNNING);
-    leave_start_list(core, op);
-    if (status == PCCL_OK) {
-        for (uint32_t i = 0; i < op->segment_count; i++) {
-            uint32_t n = op->segments[i].contributors;
-            if (n < op->result.contributors_min)
-                op->result.contributors_min = n;
-            if (n > op->result.contributors_max)
-                op->result.contributors_max = n;
-        }
-        if (op->streams) /* each value is of one */
-            op->result.contributors_min = op->result.contributors_max = 1;
-    } else {
-        pc_op_undo(op);
-        op->result.contributors_min = op->result.contributors_max = 0;
+/* What the caller is told, before the layout goes. */
+static void fill_result(const pc_core *core, struct pc_op *op, int status, const char *text) {
+    struct pccl_result *result = &op->result;
+    result->status = status;
+    result->route = core->epoch ? pc_route(core, op) : 0;
+    snprintf(result->text, sizeof result->text, "%s", text);
+    if (status != PCCL_OK) {
+        result->contributors_min = result->contributors_max = 0;
+        return;
     }
-    op->result.status = status;
-    op->result.route = core->epoch ? pc_route(core, op) : 0;
-    snprintf(op->result.text, sizeof op->result.text, "%s", text);
-    op->state = status == PCCL_OK ? PC_STABLE : PC_RAISED;
-    free_layout(op); /* the memory it names is the caller's from now on */
+    for (uint32_t i = 0; i < op->segment_count; i++) {
+        uint32_t n = op->segments[i].contributors;
+        if (n < result->contributors_min)
+            result->contributors_min = n;
+        if (n > result->contributors_max)
+            result->contributors_max = n;
+    }
+    if (op->streams) /* each value is of one */
+        result->contributors_min = result->contributors_max = 1;
+}
+
+bool pc_returns_early(const pc_core *core, const struct pc_op *op) {
+    return op->desc.kind == PCCL_ALL_REDUCE && !op->desc.strict && !pc_is_named(op->id) &&
+           pc_op_small(op) && pc_route(core, op) != PCCL_ROUTE_RING;
+}
+
+void pc_op_return(pc_core *core, struct pc_op *op) {
+    if (op->returned || core->kept_ops >= PC_KEPT_OPS ||
+        core->kept_bytes + op->bytes > PC_KEPT_BYTES)
+        return;
+    op->kept = malloc(op->bytes ? op->bytes : 1);
+    if (!op->kept)
+        return; /* then it returns when all hold it */
+    struct pc_block *block = &op->blocks[0];
+    if (op->bytes)
+        memcpy(op->kept, block->out, op->bytes);
+    block->out = op->kept;
+    block->in = op->kept;
+    op->returned = true;
+    core->kept_ops++;
+    core->kept_bytes += (uint32_t)op->bytes;
+    core->running_count--;
+    fill_result(core, op, PCCL_OK, "");
+    pc_op_post(core, op, PC_OP_EVENT_ENDED);
+}
+
+static void drop_parked(pc_core *core, struct pc_op *op) {
     while (op->parked) { /* of members that never said what they submitted */
         struct pc_buffer *buffer = op->parked;
         op->parked = buffer->next;
         pc_pool_put(&core->pool, buffer);
     }
     op->parked_tail = &op->parked;
-    core->running_count--;
+}
+
+void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
+    PC_ASSERT(op->state == PC_RUNNING);
+    leave_start_list(core, op);
+    if (op->returned) { /* the caller has been told, and that is how it stays */
+        core->kept_ops--;
+        core->kept_bytes -= (uint32_t)op->bytes;
+        core->sweep = true;
+        status = PCCL_OK;
+    } else {
+        fill_result(core, op, status, text);
+        if (status != PCCL_OK)
+            pc_op_undo(op);
+        core->running_count--;
+    }
+    op->state = status == PCCL_OK ? PC_STABLE : PC_RAISED;
+    free_layout(op); /* the memory it names is the caller's from now on */
+    drop_parked(core, op);
     core->ended_count++;
     if (core->ended_count >= PC_ENDED_WARN && !core->full_told)
         core->full_pending = true;
-    pc_op_post(core, op, PC_OP_EVENT_ENDED);
+    if (!op->returned)
+        pc_op_post(core, op, PC_OP_EVENT_ENDED);
 }
 
 static size_t offset_in(const struct pc_op *op, const struct pc_block *block, uint32_t segment) {

@@ -40,6 +40,7 @@ static void free_pair(struct pc_pair *pair) {
         return;
     free(pair->urgent.entries);
     free(pair->bulk.entries);
+    free(pair->lazy.entries);
     free(pair);
 }
 
@@ -56,7 +57,7 @@ static struct pc_pair *take_old(pc_core *core, uint64_t peer) {
 
 static void empty(struct pc_pair *pair, uint32_t index) {
     pair->index = index;
-    pair->urgent.count = pair->bulk.count = 0;
+    pair->urgent.count = pair->bulk.count = pair->lazy.count = 0;
     pair->eager = 0;
     pair->wanted = false;
 }
@@ -114,24 +115,51 @@ void pc_pairs_free(pc_core *core) {
     core->pairs = NULL;
 }
 
-static void push(pc_core *core, uint32_t index, struct pc_op *op, uint32_t segment, uint8_t type) {
-    struct pc_pair *pair = core->pairs[index];
+static struct pc_queue *queue_for(pc_core *core, struct pc_pair *pair, const struct pc_op *op,
+                                  uint8_t type, bool lazily) {
+    if (lazily && pair->lazy.count < PC_LAZY_MAX) {
+        core->lazy = true;
+        return &pair->lazy;
+    }
+    if (!pair->links_up)
+        pair->wanted = true;
+    return !pc_carries_value(type) || pc_op_small(op) ? &pair->urgent : &pair->bulk;
+}
+
+static void push(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment, uint8_t type,
+                 bool lazily) {
+    struct pc_pair *pair = core->pairs[op->context->at[place]];
     PC_ASSERT(pair);
-    bool value = pc_carries_value(type);
-    struct pc_entry entry = {.op = op, .segment = segment, .type = type};
+    struct pc_entry entry = {.op = op, .segment = segment, .type = type, .lazy = lazily};
     op->queued_count++;
-    op->values_queued += value;
+    op->values_queued += pc_carries_value(type);
     if (!op->streams && type == PC_SUM)
         op->segments[segment].sum_queued = true;
     if (!op->streams && type == PC_MARK)
         entry.contributors = op->segments[segment].contributors;
-    pc_queue_push(!value || pc_op_small(op) ? &pair->urgent : &pair->bulk, entry);
-    if (!pair->links_up)
-        pair->wanted = true;
+    pc_queue_push(queue_for(core, pair, op, type, lazily), entry);
 }
 
 void pc_push(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment, uint8_t type) {
-    push(core, op->context->at[place], op, segment, type);
+    push(core, op, place, segment, type, false);
+}
+
+void pc_push_lazily(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment,
+                    uint8_t type) {
+    push(core, op, place, segment, type, true);
+}
+
+void pc_pairs_hurry(pc_core *core) {
+    core->lazy = false;
+    core->lazy_ns = 0;
+    for (uint32_t i = 0; core->epoch && i < core->world; i++) {
+        struct pc_pair *pair = core->pairs[i];
+        struct pc_entry entry;
+        while (pair && pc_queue_pop(&pair->lazy, &entry)) {
+            pc_queue_push(&pair->urgent, entry);
+            pair->wanted |= !pair->links_up;
+        }
+    }
 }
 
 void pc_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type) {

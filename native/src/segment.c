@@ -51,9 +51,12 @@ bool pc_copy_only(const struct pc_op *op, uint32_t segment) {
 void pc_check_end(pc_core *core, struct pc_op *op) {
     /* A member that lies about what it holds must not end an op whose memory is still to be sent.
      */
-    if (op->state == PC_RUNNING && !op->streams && op->marked_count == op->segment_count &&
-        !op->values_queued)
+    if (op->state != PC_RUNNING || op->streams || op->values_queued)
+        return;
+    if (op->marked_count == op->segment_count)
         pc_op_end(core, op, PCCL_OK, "");
+    else if (op->final_count == op->segment_count && pc_returns_early(core, op))
+        pc_op_return(core, op);
 }
 
 /* The value is in the destination, whole, if there is one here. */

@@ -289,6 +289,16 @@ static bool first_ack(struct pc_op *op, uint32_t from, uint32_t i) {
     return first;
 }
 
+static void say_all_hold(pc_core *core, struct pc_op *op, uint32_t i) {
+    if (!pc_returns_early(core, op)) {
+        pc_push_all(core, op, i, PC_MARK);
+        return;
+    }
+    for (uint32_t place = pc_after(op, pc_self(op)); place != pc_self(op);
+         place = pc_after(op, place))
+        pc_push_lazily(core, op, place, i, PC_MARK);
+}
+
 static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t from, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
     if (pc_owner(core, op, i) != pc_self(op) || segment->state != PC_FINAL || !segment->started ||
@@ -297,7 +307,7 @@ static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t from, uint32
     if (++segment->acks + 1u < pc_size(op))
         return NULL;
     if (pc_size(op) > 2)
-        pc_push_all(core, op, i, PC_MARK);
+        say_all_hold(core, op, i);
     pc_now_marked(core, op, i);
     pc_check_end(core, op);
     pc_start(core);
@@ -329,11 +339,13 @@ static const char *on_copy(pc_core *core, struct pc_op *op, uint32_t from,
     if (wrong)
         return wrong;
     release_part(core->pairs[op->context->at[from]], segment);
-    pc_push(core, op, from, i, PC_ACK);
-    if (pc_size(op) == 2) { /* the owner and this peer: all hold it */
+    if (pc_returns_early(core, op))
+        pc_push_lazily(core, op, from, i, PC_ACK);
+    else
+        pc_push(core, op, from, i, PC_ACK);
+    if (pc_size(op) == 2) /* the owner and this peer: all hold it */
         pc_now_marked(core, op, i);
-        pc_check_end(core, op);
-    }
+    pc_check_end(core, op);
     pc_start(core);
     return NULL;
 }

@@ -219,6 +219,8 @@ static void drop_transit(pc_core *core) {
     core->open_in_flight = core->open_unready = 0;
     core->start_head = NULL;
     core->start_tail = &core->start_head;
+    core->lazy = false;
+    core->lazy_ns = 0;
 }
 
 static void reset_op(struct pc_op *op) {
@@ -452,7 +454,7 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
     drop_transit(core);
     for (struct pc_op *op = core->ops_head; op; op = op->next) {
         reset_op(op);
-        if (view->fresh && op->state == PC_RUNNING) /* R19 lets none be: not for us to die of */
+        if (view->fresh && op->state == PC_RUNNING) /* returned (R11); else R19 lets none be */
             pc_op_end(core, op, PCCL_PROTOCOL, "a new line of views began while the op ran");
     }
     forget_ended(core, view->fresh != 0);
