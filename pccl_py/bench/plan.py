@@ -15,14 +15,17 @@ from pccl_py.errors import ResourceError, UsageError
 WORLD_MAX = 64
 REPEATS_MAX = 10_000
 OURS = "pccl"
-PEERS = ("gloo", "ceiling", "mpi", "mpi-shm")
-MODES = {"yes": ("in",), "no": ("out",), "both": ("out", "in")}  # of place, by --in-place
+PEERS = (
+    "gloo", "ceiling", "mpi", "mpi-shm", "mpich", "mpich-shm", "openmpi", "openmpi-shm",
+)  # fmt: skip
+ALL = "all"
+MODES = {"yes": (True,), "no": (False,), "both": (False, True)}  # by --in-place
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """sizes: bytes, as nccl-tests counts them; modes: "out" and "in" (of place), in the order in
-    which they run; impls: pccl first, then those that it is compared with."""
+    """sizes: bytes, as nccl-tests counts them; modes: in place or not, in the order in which they
+    run; impls: pccl first, then those that it is compared with."""
 
     op: Op
     world: int
@@ -31,7 +34,7 @@ class Plan:
     reduce: str
     warm_ups: int
     repeats: int
-    modes: Sequence[str]
+    modes: Sequence[bool]
     impls: Sequence[str]
 
     @property
@@ -40,27 +43,34 @@ class Plan:
         shared = [impl for impl in self.impls if impl in (OURS, "gloo")]
         return (shared, *([impl] for impl in self.impls if impl not in shared))
 
+    def elements(self, size: int) -> int:
+        """Of all ranks together where the size is divided among them; 0: there are none."""
+        return self.op.elements(size // values.item_bytes(self.dtype), self.world)
+
 
 def check(plan: Plan, available_bytes: int | None) -> None:
     """Raises UsageError, or ResourceError when the buffers would not fit in memory."""
     if not 1 <= plan.world <= WORLD_MAX:
-        raise UsageError(f"-n {plan.world} must be a number of processes from 1 to {WORLD_MAX}")
+        raise UsageError(f"--world {plan.world} must be a number of processes, 1 to {WORLD_MAX}")
+    if plan.world < plan.op.world_min:
+        raise UsageError(f"{plan.op.name} takes {plan.op.world_min} processes or more: --world")
     if not 1 <= plan.repeats <= REPEATS_MAX or not 0 <= plan.warm_ups <= REPEATS_MAX:
-        raise UsageError(f"-r must be 1 to {REPEATS_MAX}, -w 0 to {REPEATS_MAX}")
+        raise UsageError(f"-n must be 1 to {REPEATS_MAX}, -w 0 to {REPEATS_MAX}")
     if plan.dtype not in values.KINDS:
         raise UsageError(f"--dtype {plan.dtype} must be one of {', '.join(values.KINDS)}")
     if plan.reduce not in values.REDUCTIONS:
         raise UsageError(f"--reduce {plan.reduce} must be one of {', '.join(values.REDUCTIONS)}")
-    item = values.item_bytes(plan.dtype)
-    if plan.sizes[0] < item:
-        raise UsageError(f"-b {sizes.text(plan.sizes[0])} holds no element of {plan.dtype}")
+    if not plan.elements(plan.sizes[0]):
+        each = f" for each of {plan.world} ranks" if plan.op.is_split else ""
+        text = f"-b {sizes.text(plan.sizes[0])} holds no element of {plan.dtype}{each}"
+        raise UsageError(f"{plan.op.name}: {text}")
     if plan.op.reduces:
         values.check(plan.dtype, plan.reduce, plan.world)
     needed = 2 * plan.world * len(plan.groups) * max(plan.sizes)
     if available_bytes is not None and needed > available_bytes:
         raise ResourceError(
             f"{sizes.text(max(plan.sizes))} needs {needed / 2**30:.1f} GiB for {plan.world} "
-            f"processes of each kind, {available_bytes / 2**30:.1f} are free: a smaller -e or -n",
+            f"processes of each kind, {available_bytes / 2**30:.1f} are free: less -e or --world",
         )
 
 
@@ -75,15 +85,18 @@ def comparable(
             raise UsageError(f"--vs {impl!r} must be one of {', '.join(PEERS)}")
         reason = ops.lacks(impl, op, dtype, reduce)
         if reason is not None:
-            left_out.append(f"{impl} is left out: {reason}")
+            left_out.append(f"{op.name}: {impl} is left out: {reason}")
         elif impl not in found:
             found.append(impl)
     return found, left_out
 
 
-def op_named(name: str) -> Op:
-    """Raises UsageError."""
+def ops_named(names: Sequence[str]) -> Sequence[Op]:
+    """Each once. Raises UsageError."""
     known = ops.known()
-    if name not in known:
-        raise UsageError(f"there is no op {name!r}: use one of {', '.join(known)}")
-    return known[name]
+    if list(names) == [ALL]:
+        return tuple(known.values())
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no op {name!r}: use {ALL} or {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(names))

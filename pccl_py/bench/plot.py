@@ -1,5 +1,5 @@
-"""Bus bandwidth over size as one SVG, hand-made; pure. A panel per world, a curve per
-implementation; nothing is loaded from anywhere."""
+"""Bus bandwidth over size as one SVG, hand-made; pure. A row of panels per op, a panel per world, a
+curve per implementation; nothing is loaded from anywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ WIDTH, HEIGHT = 460, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 46, 44
 COLOURS = {
     "pccl": "#2f6fde", "gloo": "#b45f06", "ceiling": "#626b76", "mpi": "#157f4a",
-    "mpi-shm": "#8a3ffc",
+    "mpi-shm": "#8a3ffc", "mpich": "#157f4a", "mpich-shm": "#7fb54a", "openmpi": "#c2185b",
+    "openmpi-shm": "#8a3ffc",
 }  # fmt: skip
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1b1f24}.t{font-size:14px;font-weight:600}"
@@ -22,23 +23,31 @@ _STYLE = (
 )
 
 
-def svg(title: str, measured: Sequence[Row]) -> str:
-    """The plot. Of at least one row."""
-    worlds = sorted({row.world for row in measured})
-    width = WIDTH * len(worlds)
-    top = max(row.busbw for row in measured) / 1e9 or 1.0
+def svg(measured: Sequence[Row]) -> str:
+    """The plot, of at least one row; what was measured in place too is shown in place only."""
+    ops = list(dict.fromkeys(row.op for row in measured))
+    in_place = {row.op for row in measured if row.in_place}
+    shown = [row for row in measured if row.in_place == (row.op in in_place)]
+    worlds = sorted({row.world for row in shown})
+    width, height = WIDTH * len(worlds), HEIGHT * len(ops)
     text = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}">',
-        f'<style>{_STYLE}</style><rect width="{width}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">',
+        f'<style>{_STYLE}</style><rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
-    for at, world in enumerate(worlds):
-        rows = [row for row in measured if row.world == world]
-        name = f"{title}, {world} process{'es' if world > 1 else ''}: bus bandwidth, GB/s"
-        text += [f'<g transform="translate({at * WIDTH} 0)">', *_panel(name, rows, top), "</g>"]
+    for down, op in enumerate(ops):
+        here = [row for row in shown if row.op == op]
+        top = max(row.busbw for row in here) / 1e9 or 1.0
+        for across, world in enumerate(worlds):
+            rows = [row for row in here if row.world == world]
+            name = f"{op}, {world} process{'es' if world > 1 else ''}: bus bandwidth, GB/s"
+            at = f"{across * WIDTH} {down * HEIGHT}"
+            text += [f'<g transform="translate({at})">', *_panel(name, rows, top), "</g>"]
     return "\n".join([*text, "</svg>", ""])
 
 
 def _panel(name: str, rows: Sequence[Row], top: float) -> list[str]:
+    if not rows:  # this op at this world was not measured
+        return []
     least, most = min(row.bytes for row in rows), max(row.bytes for row in rows)
 
     def x(size: int) -> float:
@@ -63,7 +72,7 @@ def _panel(name: str, rows: Sequence[Row], top: float) -> list[str]:
         mine = [row for row in rows if row.impl == impl]
         points = " ".join(f"{x(row.bytes):.1f},{y(row.busbw / 1e9):.1f}" for row in mine)
         text.append(f'<polyline points="{points}" stroke="{colour}"/>')
-        text.append(f'<text x="{LEFT + 74 * at}" y="36" style="fill:{colour}">● {impl}</text>')
+        text.append(f'<text x="{LEFT + 78 * at}" y="36" style="fill:{colour}">● {impl}</text>')
         for row in mine:
             text.append(f'<circle cx="{x(row.bytes):.1f}" cy="{y(row.busbw / 1e9):.1f}" r="3" '
                         f'fill="{colour}"><title>{escape(impl)} {sizes.text(row.bytes)}: '

@@ -12,14 +12,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pccl_py.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One implementation at one size. bytes: of the op as nccl-tests counts it; *_s: seconds of one
     op; algbw, busbw: bytes per second; wrong: elements, over all ranks, that were not what they
     must be; rss_peak_bytes: the largest process of this implementation, the benchmark's own two
-    buffers included; coordinator_messages: control messages during the timed repeats. None where it
-    is not known or means nothing."""
+    buffers included; coordinator_messages: control messages during the timed repeats; transport:
+    "tcp", "shm", or "none" for a single rank. None where it is not known or means nothing."""
 
     op: str
     impl: str
@@ -37,6 +39,8 @@ class Row:
     wrong: int
     rss_peak_bytes: int
     coordinator_messages: int | None
+    in_place: bool
+    transport: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +83,11 @@ def ratio(ours: Row, theirs: Row) -> float:
 def as_json(row: Row) -> str:
     """The row as one line of JSON."""
     return json.dumps(dataclasses.asdict(row))
+
+
+def from_json(text: str) -> Row:
+    """The row of a line. Raises UsageError."""
+    try:
+        return Row(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"this is no row of `pccl bench --json`: {text[:80]!r}") from error

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pccl_py.bench import rows, sizes, values
-from pccl_py.bench.conduct import Measured
 from pccl_py.bench.plan import OURS, Plan
 from pccl_py.bench.rows import Row
 
-MODE_TITLES = {"out": "out-of-place", "in": "in-place"}
-_LEFT = (("size", 9), ("count", 11), ("type", 9), ("redop", 6), ("impl", 8))
+MODE_TITLES = {False: "out-of-place", True: "in-place"}
+_LEFT = (("size", 9), ("count", 11), ("type", 9), ("redop", 6), ("impl", 11))
 _TIMES = (
-    ("median", 9), ("min", 9), ("max", 9), ("algbw", 7), ("busbw", 7), ("#wrong", 7),
+    ("median", 8), ("min", 8), ("max", 8), ("algbw", 7), ("busbw", 7), ("x", 6), ("#wrong", 7),
 )  # fmt: skip
+_UNITS = (("(ms)", 8), ("(ms)", 8), ("(ms)", 8), ("(GB/s)", 7), ("(GB/s)", 7), ("", 6), ("", 7))
 
 
 def heading(plan: Plan) -> list[str]:
     """The lines above the first row."""
-    left = _joined(_LEFT)
-    block = _joined(_TIMES)
-    ratios = "".join(f"  {f'x {impl}':>9}" for impl in plan.impls if impl != OURS)
-    titles = [MODE_TITLES[mode] for mode in plan.modes]
-    over = " " * len(left) + "".join(f"  {title:^{len(block) + len(ratios)}}" for title in titles)
-    units = " " * len(left) + f"  {_joined(_UNITS)}{' ' * len(ratios)}" * len(titles)
-    what = f"{plan.op.name}, {plan.world} processes, {transport(plan.impls)}"
+    left, block, units = (_joined(cells) for cells in (_LEFT, _TIMES, _UNITS))
+    over = "".join(f"  {MODE_TITLES[mode]:^{len(block)}}" for mode in plan.modes)
+    beside = [impl for impl in plan.impls if impl != OURS]
+    meaning = f"; x: {OURS} is so many times faster" if beside else ""
     return [
-        f"# {what}; median, min and max of {plan.repeats} repeats; x: times faster",
+        f"# {plan.op.name}, {plan.world} process{'es' if plan.world > 1 else ''}; {plan.repeats} repeats{meaning}",
         "#",
-        "#" + over[1:].rstrip(),
-        "#" + (left + f"  {block}{ratios}" * len(titles))[1:],
-        "#" + units[1:].rstrip(),
+        "#" + (" " * len(left) + over)[1:].rstrip(),
+        "#" + (left + f"  {block}" * len(plan.modes))[1:].rstrip(),
+        "#" + (" " * len(left) + f"  {units}" * len(plan.modes))[1:].rstrip(),
     ]
-
-
-def transport(impls: Sequence[str]) -> str:
-    """How the bytes travel, for a title."""
-    return "TCP on loopback" + (" (mpi-shm: shared memory)" if "mpi-shm" in impls else "")
-
-
-_UNITS = (("(ms)", 9), ("(ms)", 9), ("(ms)", 9), ("(GB/s)", 7), ("(GB/s)", 7), ("", 7))
 
 
 def _joined(cells: Sequence[tuple[str, int]]) -> str:
     return " ".join(f"{text:>{width}}" for text, width in cells)
 
 
-def lines(plan: Plan, measured: Sequence[Measured]) -> list[str]:
-    """One size: a line per implementation, ratios on ours."""
-    found = {(each.row.impl, each.mode): each.row for each in measured}
+def lines(plan: Plan, measured: Sequence[Row]) -> list[str]:
+    """One size: a line per implementation."""
+    found = {(row.impl, row.in_place): row for row in measured}
     out = []
     for impl in plan.impls:
         first = found[impl, plan.modes[0]]
@@ -57,27 +46,20 @@ def lines(plan: Plan, measured: Sequence[Measured]) -> list[str]:
         texts = (sizes.text(first.bytes), str(first.bytes // item), first.dtype, redop, impl)
         line = _joined([(text, width) for text, (_, width) in zip(texts, _LEFT, strict=True)])
         for mode in plan.modes:
-            line += f"  {_times(found[impl, mode])}{_ratios(plan, found, impl, mode)}"
+            line += f"  {_times(found[impl, mode], found[OURS, mode])}"
         out.append(line.rstrip())
     return out
 
 
-def _times(row: Row) -> str:
+def _times(row: Row, ours: Row) -> str:
     texts = (
         *(milliseconds(seconds) for seconds in (row.median_s, row.min_s, row.max_s)),
         f"{row.algbw / 1e9:.3f}",
         f"{row.busbw / 1e9:.3f}",
+        "" if row.impl == OURS else f"{rows.ratio(ours, row):.2f}",
         str(row.wrong),
     )
     return _joined([(text, width) for text, (_, width) in zip(texts, _TIMES, strict=True)])
-
-
-def _ratios(plan: Plan, found: Mapping[tuple[str, str], Row], impl: str, mode: str) -> str:
-    peers = [peer for peer in plan.impls if peer != OURS]
-    if impl != OURS:
-        return " " * 11 * len(peers)
-    ours = found[OURS, mode]
-    return "".join(f"  {rows.ratio(ours, found[peer, mode]):>9.2f}" for peer in peers)
 
 
 def milliseconds(seconds: float) -> str:
@@ -86,24 +68,35 @@ def milliseconds(seconds: float) -> str:
     return f"{ms:.4f}" if ms < 1 else f"{ms:.3f}" if ms < 100 else f"{ms:.1f}"
 
 
-def markdown(title: str, machine: Sequence[str], measured: Sequence[Row]) -> str:
-    """All rows as a Markdown table per world, ours beside the others."""
-    text = [f"# {title}", "", *(f"- {fact}" for fact in machine), ""]
-    for world in sorted({row.world for row in measured}):
-        text += [f"## {world} processes", "", *_grid([r for r in measured if r.world == world]), ""]
-    return "\n".join(text)
+def markdown(machine: Sequence[str], measured: Sequence[Row]) -> str:
+    """All rows as Markdown: a table per op, world and mode, ours beside the others; then what they
+    were measured on."""
+    text: list[str] = []
+    for key in dict.fromkeys(map(_title, measured)):
+        text += [f"**{key}**", "", *_grid([row for row in measured if _title(row) == key]), ""]
+    text += ["Milliseconds, medians of interleaved repeats; ×: times faster than that one.", ""]
+    return "\n".join([*text, *(f"- {fact}" for fact in machine), ""])
+
+
+def _title(row: Row) -> str:
+    mode = "in place" if row.in_place else "out of place"
+    return f"{row.op}, {row.world} process{'es' if row.world > 1 else ''}, {row.dtype}, {mode}"
 
 
 def _grid(measured: Sequence[Row]) -> list[str]:
-    impls = list(dict.fromkeys(row.impl for row in measured))
+    impls = {row.impl: row.transport for row in measured}
     peers = [impl for impl in impls if impl != OURS]
-    titles = ["size", *(f"{impl} ms" for impl in impls), f"{OURS} busbw GB/s"]
-    titles += [f"x {peer}" for peer in peers] + ["#wrong"]
+    titles = ["size"]
+    titles += [impl if impl.endswith("-shm") else f"{impl} {via or ''}".strip()
+               for impl, via in impls.items()]  # fmt: skip
+    titles += ["busbw GB/s", *(f"× {peer}" for peer in peers), "wrong"]
     found = {(row.bytes, row.impl): row for row in measured}
     grid = [_cells(titles), _cells(["---:"] * len(titles))]
     for size in dict.fromkeys(row.bytes for row in measured):
+        here = [found[size, impl] for impl in impls if (size, impl) in found]
+        if len(here) < len(impls) or OURS not in impls:
+            continue  # measured otherwise: there is nothing to set beside
         ours = found[size, OURS]
-        here = [found[size, impl] for impl in impls]
         cells = [sizes.text(size), *(milliseconds(row.median_s) for row in here)]
         cells += [f"{ours.busbw / 1e9:.2f}"]
         cells += [f"{rows.ratio(ours, found[size, peer]):.2f}" for peer in peers]

