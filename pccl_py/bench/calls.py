@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
-import numpy as np
-
 from pccl_py.bench.ops import ROOT, Job
 from pccl_py.communicator import Communicator
 from pccl_py.types import OpInfo
@@ -100,7 +98,8 @@ PCCL: Mapping[str, Callable[[Communicator, Call], OpInfo]] = {
 
 
 def _gloo_op(dist: ModuleType, call: Call) -> object:
-    return getattr(dist.ReduceOp, call.job.reduce.upper())
+    name = {"prod": "product"}.get(call.job.reduce, call.job.reduce)
+    return getattr(dist.ReduceOp, name.upper())
 
 
 def _gloo_all_reduce(dist: ModuleType, call: Call) -> None:
@@ -167,16 +166,6 @@ def _mpi_reduce(mpi: ModuleType, call: Call) -> None:
     mpi.COMM_WORLD.Reduce(source, target, op=_mpi_op(mpi, call), root=ROOT)
 
 
-def _mpi_reduce_scatter(mpi: ModuleType, call: Call) -> None:
-    if not call.in_place:
-        mpi.COMM_WORLD.Reduce_scatter_block(call.source, call.target, op=_mpi_op(mpi, call))
-        return
-    mpi.COMM_WORLD.Reduce_scatter_block(mpi.IN_PLACE, call.source, op=_mpi_op(mpi, call))
-    assert isinstance(call.source, np.ndarray)
-    assert isinstance(call.target, np.ndarray)
-    np.copyto(call.target, call.source[: call.job.block])  # MPI leaves it at the start
-
-
 def _mpi_broadcast(mpi: ModuleType, call: Call) -> None:
     if call.is_root:
         call.copy_unless_in_place()
@@ -193,7 +182,9 @@ MPI: Mapping[str, Callable[[ModuleType, Call], object]] = {
         _mpi_source(mpi, call), call.target, op=_mpi_op(mpi, call)
     ),
     "all_gather": lambda mpi, call: mpi.COMM_WORLD.Allgather(_mpi_source(mpi, call), call.target),
-    "reduce_scatter": _mpi_reduce_scatter,
+    "reduce_scatter": lambda mpi, call: mpi.COMM_WORLD.Reduce_scatter_block(
+        call.source, call.target, op=_mpi_op(mpi, call)
+    ),
     "broadcast": _mpi_broadcast,
     "reduce": _mpi_reduce,
     "gather": lambda mpi, call: mpi.COMM_WORLD.Gather(

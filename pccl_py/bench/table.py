@@ -22,8 +22,9 @@ def heading(plan: Plan) -> list[str]:
     over = "".join(f"  {MODE_TITLES[mode]:^{len(block)}}" for mode in plan.modes)
     beside = [impl for impl in plan.impls if impl != OURS]
     meaning = f"; x: {OURS} is so many times faster" if beside else ""
+    processes = f"{plan.world} process{'es' if plan.world > 1 else ''}"
     return [
-        f"# {plan.op.name}, {plan.world} process{'es' if plan.world > 1 else ''}; {plan.repeats} repeats{meaning}",
+        f"# {plan.op.name}, {processes}; {plan.repeats} repeats{meaning}",
         "#",
         "#" + (" " * len(left) + over)[1:].rstrip(),
         "#" + (left + f"  {block}" * len(plan.modes))[1:].rstrip(),

@@ -222,7 +222,7 @@ class _Shown:
 def _measured(
     each: Plan, mpis: Sequence[Mpi], shown: _Shown, progress: _Progress
 ) -> Iterator[Sequence[Row]]:
-    progress.begin(f"{each.op.name}: starting {each.world} of {', '.join(each.impls)}")
+    progress.begin(f"{each.op.name}: starting {each.world} processes of {', '.join(each.impls)}")
     with (
         embedded.start() as coordinator,
         crew.started(each.groups, each.world, coordinator.address, mpis) as groups,

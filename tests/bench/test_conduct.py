@@ -12,42 +12,46 @@ import numpy as np
 import pytest
 
 from pccl_py.bench import conduct, worker
-from pccl_py.bench.conduct import Measured
+from pccl_py.bench.calls import Call
 from pccl_py.bench.lines import Line, gather
-from pccl_py.bench.ops import Op, Tensors
+from pccl_py.bench.ops import Op
 from pccl_py.bench.plan import Plan
+from pccl_py.bench.rows import Row
 from pccl_py.errors import PcclError, ResourceError
 from tests.bench.test_plan import GOOD
 
 WORLD = 2
-PLAN = replace(GOOD, world=WORLD, sizes=(1024, 80_000), modes=("in",), impls=("pccl", "gloo"))
+PLAN = replace(GOOD, world=WORLD, sizes=(1024, 80_000), modes=(True,), impls=("pccl", "gloo"))
 
 
 class Exchange:
-    """A sum over threads. spoil: what rank 1 does to its result."""
+    """A sum over threads. spoil: what rank 1 does to its result; eats: to its input."""
 
     def __init__(self, rank: int, board: list[np.ndarray | None], meet: threading.Barrier) -> None:
         self.rank, self._board, self._meet = rank, board, meet
-        self.spoil = False
+        self.spoil = self.eats = False
         self.fails = False
 
     def wrap(self, array: np.ndarray, dtype: str) -> object:
         return array
 
-    def run(self, op: Op, tensors: Tensors, reduce: str) -> None:
+    def run(self, op: Op, call: Call) -> None:
         if self.fails:
             raise PcclError("no luck")
-        assert isinstance(tensors.target, np.ndarray)
-        self._board[self.rank] = tensors.target.copy()
+        assert isinstance(call.source, np.ndarray)
+        assert isinstance(call.target, np.ndarray)
+        self._board[self.rank] = call.source.copy()
         self._meet.wait(10)
         with np.errstate(over="ignore"):  # sums of sums in one repeat
-            tensors.target[:] = np.sum([part for part in self._board if part is not None], axis=0)
+            call.target[:] = np.sum([part for part in self._board if part is not None], axis=0)
         self._meet.wait(10)
         if self.spoil:
-            tensors.target[-1] += 1
+            call.target[-1] += 1
+        if self.eats and not call.in_place:
+            call.source[0] += 1
 
-    def told(self) -> tuple[str | None, int | None]:
-        return "ring", 2
+    def told(self) -> tuple[str | None, int | None, str | None]:
+        return "ring", 2, "tcp"
 
     def close(self) -> None:
         pass
@@ -99,20 +103,20 @@ def crowd() -> Iterator[tuple[dict[str, list[Exchange]], dict[str, Threads]]]:
             group.close()
 
 
-def measure(plan: Plan, groups: dict[str, Threads]) -> list[Sequence[Measured]]:
+def measure(plan: Plan, groups: dict[str, Threads]) -> list[Sequence[Row]]:
     return list(conduct.run(plan, groups, lambda: 7, lambda _text: None, lambda: None))
 
 
 def test_right_results_and_turns() -> None:
     with crowd() as (_, groups):
         found = measure(PLAN, groups)
-    assert [[each.row.impl for each in size] for size in found] == [["pccl", "gloo"]] * 2
-    rows = [each.row for size in found for each in size]
+    assert [[row.impl for row in size] for size in found] == [["pccl", "gloo"]] * 2
+    rows = [row for size in found for row in size]
     assert {row.wrong for row in rows} == {0}
     assert [row.bytes for row in rows] == [1024, 1024, 80_000, 80_000]
     assert [row.coordinator_messages for row in rows] == [0, None, 0, None]
     assert all(row.min_s <= row.median_s <= row.max_s for row in rows)
-    assert {(row.route, row.links) for row in rows} == {("ring", 2)}
+    assert {(row.route, row.links, row.transport) for row in rows} == {("ring", 2, "tcp")}
     timed = [words for words in groups["pccl"].orders if words[0] == "time"]
     assert len(timed) >= len(PLAN.sizes) * (PLAN.repeats + 1)
 
@@ -121,16 +125,21 @@ def test_a_wrong_value_is_counted() -> None:
     with crowd() as (members, groups):
         members["gloo"][1].spoil = True
         found = measure(PLAN, groups)
-    assert [each.row.wrong for each in found[0]] == [0, 1]
-    assert [each.row.wrong for each in found[1]] == [0, 1]
+    assert [row.wrong for row in found[0]] == [0, 1]
+    assert [row.wrong for row in found[1]] == [0, 1]
 
 
 def test_out_of_place_starts_from_the_source_each_time() -> None:
     with crowd() as (_, groups):
-        found = measure(replace(PLAN, modes=("out", "in"), sizes=(64,)), groups)
-    assert [(each.mode, each.row.wrong) for each in found[0]] == [
-        ("out", 0), ("in", 0), ("out", 0), ("in", 0),
-    ]  # fmt: skip
+        found = measure(replace(PLAN, modes=(False, True), sizes=(64,)), groups)
+    assert [(row.in_place, row.wrong) for row in found[0]] == [(False, 0), (True, 0)] * 2
+
+
+def test_an_input_that_is_written_out_of_place_is_wrong() -> None:
+    with crowd() as (members, groups):
+        members["pccl"][0].eats = True
+        found = measure(replace(PLAN, modes=(False,), sizes=(64,), repeats=1), groups)
+    assert [row.wrong > 0 for row in found[0]] == [True, False]
 
 
 def test_an_error_of_an_op_is_told_in_its_words() -> None:

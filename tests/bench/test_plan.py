@@ -18,7 +18,7 @@ GOOD = Plan(
     reduce="sum",
     warm_ups=1,
     repeats=3,
-    modes=("out", "in"),
+    modes=(False, True),
     impls=("pccl", "mpi", "gloo", "ceiling"),
 )
 
@@ -42,7 +42,7 @@ def test_nonsense_is_refused(bad: dict[str, object]) -> None:
 def test_too_much_memory_is_refused() -> None:
     needed = 2 * 2 * 3 * 4096
     plan.check(GOOD, needed)
-    with pytest.raises(ResourceError, match="a smaller -e or -n"):
+    with pytest.raises(ResourceError, match="less -e or --world"):
         plan.check(GOOD, needed - 1)
 
 
@@ -54,13 +54,34 @@ def test_what_cannot_be_compared_is_left_out_with_a_reason() -> None:
         [],
     )
     found, left_out = plan.comparable(every, broadcast, "float32", "sum")
-    assert (found, len(left_out)) == (["pccl", "gloo", "mpi"], 1)
+    assert (found, left_out) == (["pccl", "gloo", "ceiling", "mpi"], [])
     found, left_out = plan.comparable(every, all_reduce, "bfloat16", "avg")
-    assert (found, len(left_out)) == (["pccl"], 4)
+    assert (found, len(left_out)) == (["pccl", "gloo"], 2)
+    found, left_out = plan.comparable(every, ops.known()["all_to_all"], "float16", "avg")
+    assert (found, len(left_out)) == (["pccl", "gloo"], 2)
+
+
+def test_ops_by_name() -> None:
+    assert [op.name for op in plan.ops_named(["all"])] == list(ops.known())
+    twice = plan.ops_named(["reduce", "all_reduce", "reduce"])
+    assert [op.name for op in twice] == ["reduce", "all_reduce"]
+
+
+def test_a_size_is_divided_among_the_ranks() -> None:
+    split = replace(GOOD, op=ops.known()["all_gather"], world=3, sizes=(1024,))
+    assert split.elements(1024) == 255
+    plan.check(split, None)
+    with pytest.raises(UsageError, match="no element of float32 for each of 3 ranks"):
+        plan.check(replace(split, sizes=(8,)), None)
+
+
+def test_sendrecv_takes_two() -> None:
+    with pytest.raises(UsageError, match="sendrecv takes 2 processes"):
+        plan.check(replace(GOOD, op=ops.known()["sendrecv"], world=1), None)
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(PcclError, match="use one of all_reduce"):
-        plan.op_named("all_in")
+    with pytest.raises(PcclError, match="use all or all_reduce"):
+        plan.ops_named(["broadcast", "all_in"])
     with pytest.raises(UsageError, match="'nccl' must be one of"):
         plan.comparable(["nccl"], GOOD.op, "float32", "sum")

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
 from pccl_py.bench import ops, rows
 from pccl_py.bench.rows import Row
+from pccl_py.errors import UsageError
 
 KEYS = [
     "op", "impl", "world", "bytes", "dtype", "codec", "route", "links", "median_s", "min_s",
-    "max_s", "algbw", "busbw", "wrong", "rss_peak_bytes", "coordinator_messages",
+    "max_s", "algbw", "busbw", "wrong", "rss_peak_bytes", "coordinator_messages", "in_place",
+    "transport",
 ]  # fmt: skip
 
 
-def row(impl: str = "pccl", world: int = 2, size: int = 1024, median_s: float = 0.5) -> Row:
+def row(
+    impl: str = "pccl",
+    world: int = 2,
+    size: int = 1024,
+    median_s: float = 0.5,
+    in_place: bool = True,
+) -> Row:
     return Row(
         op="all_reduce", impl=impl, world=world, bytes=size, dtype="float32", codec="none",
         route=None, links=None, median_s=median_s, min_s=median_s / 2, max_s=median_s * 2,
         algbw=size / median_s, busbw=size / median_s, wrong=0, rss_peak_bytes=1,
-        coordinator_messages=0 if impl == "pccl" else None,
+        coordinator_messages=0 if impl == "pccl" else None, in_place=in_place, transport="tcp",
     )  # fmt: skip
 
 
@@ -28,6 +37,13 @@ def test_json_has_exactly_these_keys_in_one_line() -> None:
     text = rows.as_json(row())
     assert "\n" not in text
     assert list(json.loads(text)) == KEYS
+    assert rows.from_json(text) == row()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"op": "all_reduce"}', '{"speed": 9}'])
+def test_what_is_no_row_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no row"):
+        rows.from_json(text)
 
 
 def test_times_and_the_slowest_rank() -> None:
@@ -36,14 +52,17 @@ def test_times_and_the_slowest_rank() -> None:
     assert rows.times([1.0, 2.0]).median_s == 1.5
 
 
-@pytest.mark.parametrize(("world", "factor"), [(1, 0.0), (2, 1.0), (4, 1.5), (8, 1.75)])
-def test_busbw_of_all_reduce(world: int, factor: float) -> None:
-    algbw, busbw = rows.bandwidths(1000, 0.5, ops.known()["all_reduce"].busbw(world))
-    assert (algbw, busbw) == (2000.0, 2000.0 * factor)
-
-
-def test_busbw_of_broadcast_is_algbw() -> None:
-    assert ops.known()["broadcast"].busbw(8) == 1.0
+@pytest.mark.parametrize(
+    ("names", "factors"),
+    [("all_reduce", (0.0, 1.0, 1.5, 1.75)),
+     ("all_gather reduce_scatter gather scatter all_to_all", (0.0, 0.5, 0.75, 0.875)),
+     ("broadcast reduce sendrecv", (1.0, 1.0, 1.0, 1.0))],
+)  # fmt: skip
+def test_busbw_is_that_of_nccl_tests(names: str, factors: Sequence[float]) -> None:
+    for name in names.split():
+        for world, factor in zip((1, 2, 4, 8), factors, strict=True):
+            found = rows.bandwidths(1000, 0.5, ops.known()[name].busbw(world))
+            assert found == (2000.0, 2000.0 * factor)
 
 
 def test_ratio_is_above_one_when_ours_is_faster() -> None:
