@@ -7,7 +7,6 @@ buffers are in the implementation's own type by then.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -46,9 +45,6 @@ class Call:
 
 
 def _pccl_all_reduce(comm: Communicator, call: Call) -> OpInfo:
-    if "out" not in inspect.signature(comm.all_reduce).parameters:
-        call.copy_unless_in_place()
-        return comm.all_reduce(call.target, op=call.job.reduce)
     out = None if call.in_place else call.target
     return comm.all_reduce(call.source, op=call.job.reduce, out=out)
 

@@ -59,7 +59,7 @@ def run(
 
     Raises PcclError when an implementation that is said to use TCP did not (`count_loopback`)."""
     for size in plan.sizes:
-        progress(sizes.text(size))
+        progress(f"{plan.op.name} of {sizes.text(size)}")
         yield _one_size(plan, size, groups, count_messages, count_loopback)
 
 
@@ -71,7 +71,7 @@ def _one_size(
     count_loopback: Callable[[], int | None],
 ) -> Sequence[Row]:
     count = plan.elements(size)
-    for group in {id(group): group for group in groups.values()}.values():
+    for group in {id(group): group for group in map(groups.__getitem__, plan.impls)}.values():
         group.order("prepare", plan.op.name, count, plan.dtype, plan.reduce)
     entrants = [
         Entrant(impl, in_place, groups[impl], impl)

@@ -37,15 +37,15 @@ class Plan:
     modes: Sequence[bool]
     impls: Sequence[str]
 
-    @property
-    def groups(self) -> Sequence[Sequence[str]]:
-        """Who shares processes: pccl and gloo; the others have their own."""
-        shared = [impl for impl in self.impls if impl in (OURS, "gloo")]
-        return (shared, *([impl] for impl in self.impls if impl not in shared))
-
     def elements(self, size: int) -> int:
         """Of all ranks together where the size is divided among them; 0: there are none."""
         return self.op.elements(size // values.item_bytes(self.dtype), self.world)
+
+
+def groups(impls: Sequence[str]) -> Sequence[Sequence[str]]:
+    """Who shares processes: pccl and gloo; the others have their own."""
+    shared = [impl for impl in impls if impl in (OURS, "gloo")]
+    return (shared, *([impl] for impl in impls if impl not in shared))
 
 
 def check(plan: Plan, available_bytes: int | None) -> None:
@@ -66,7 +66,7 @@ def check(plan: Plan, available_bytes: int | None) -> None:
         raise UsageError(f"{plan.op.name}: {text}")
     if plan.op.reduces:
         values.check(plan.dtype, plan.reduce, plan.world)
-    needed = 2 * plan.world * len(plan.groups) * max(plan.sizes)
+    needed = 2 * plan.world * len(groups(plan.impls)) * max(plan.sizes)
     if available_bytes is not None and needed > available_bytes:
         raise ResourceError(
             f"{sizes.text(max(plan.sizes))} needs {needed / 2**30:.1f} GiB for {plan.world} "

@@ -96,8 +96,9 @@ def run(args: argparse.Namespace) -> int:
     kept: list[Row] = []
     with _json_file(args.json) as json_file:
         shown = _Shown(sys.stderr if args.json == "-" else sys.stdout)
-        for each in plans:
-            for measured in _measured(each, mpis, shown, progress):
+        for world in dict.fromkeys(each.world for each in plans):
+            among = [each for each in plans if each.world == world]
+            for measured in _measured(among, mpis, shown, progress):
                 kept += measured
                 if json_file is not None:
                     print(*map(rows.as_json, measured), sep="\n", file=json_file, flush=True)
@@ -220,22 +221,26 @@ class _Shown:
 
 
 def _measured(
-    each: Plan, mpis: Sequence[Mpi], shown: _Shown, progress: _Progress
+    plans: Sequence[Plan], mpis: Sequence[Mpi], shown: _Shown, progress: _Progress
 ) -> Iterator[Sequence[Row]]:
-    progress.begin(f"{each.op.name}: starting {each.world} processes of {', '.join(each.impls)}")
+    """The rows of each op and size; the plans are of one world, and share its processes."""
+    world = plans[0].world
+    impls = list(dict.fromkeys(impl for each in plans for impl in each.impls))
+    progress.begin(f"starting {world} of each: {', '.join(impls)}")
     with (
         embedded.start() as coordinator,
-        crew.started(each.groups, each.world, coordinator.address, mpis) as groups,
+        crew.started(plan.groups(impls), world, coordinator.address, mpis) as groups,
         Census(coordinator.address) as census,
         contextlib.ExitStack() as at_end,
     ):
         at_end.callback(progress.clear)
-        shown.show(*table.heading(each))
-        for measured in conduct.run(each, groups, census.count, progress.show):
-            progress.clear()
-            shown.show(*table.lines(each, measured))
-            yield measured
-    shown.show("")
+        for each in plans:
+            shown.show(*table.heading(each))
+            for measured in conduct.run(each, groups, census.count, progress.show):
+                progress.clear()
+                shown.show(*table.lines(each, measured))
+                yield measured
+            shown.show("")
 
 
 @contextmanager

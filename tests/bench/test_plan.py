@@ -24,7 +24,8 @@ GOOD = Plan(
 
 
 def test_who_shares_processes() -> None:
-    assert [list(group) for group in GOOD.groups] == [["pccl", "gloo"], ["mpi"], ["ceiling"]]
+    groups = plan.groups(GOOD.impls)
+    assert [list(group) for group in groups] == [["pccl", "gloo"], ["mpi"], ["ceiling"]]
 
 
 @pytest.mark.parametrize(

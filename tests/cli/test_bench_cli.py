@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pccl_py.bench import ops
-from pccl_py.cli import main
-from tests.bench.test_rows import KEYS
+from pccl_py.cli import bench, main
+from tests.bench.test_rows import KEYS, row
 from tests.launch.processes import marked, wait_gone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ def test_a_tiny_run_is_right_and_costs_the_coordinator_nothing(
     ]  # fmt: skip
     assert {row["wrong"] for row in rows} == {0}
     ours = [row for row in rows if row["impl"] == "pccl"]
-    assert {row["coordinator_messages"] for row in ours} == {0}
+    assert {each["coordinator_messages"] for each in ours} == {0}
     assert {row["transport"] for row in rows} == {"tcp"}
     assert all(row["rss_peak_bytes"] > 0 for row in rows)
     assert len([line for line in out.splitlines() if line and line[0] != "#"]) == len(rows) // 2
@@ -94,6 +95,16 @@ def test_json_on_stdout_is_nothing_but_json() -> None:
     assert code == 0
     (row,) = (json.loads(line) for line in out.splitlines())
     assert (row["op"], row["world"], row["wrong"]) == ("broadcast", 1, 0)
+
+
+def test_a_wrong_value_is_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_measured", lambda *_: iter([[replace(row(), wrong=3)]]))
+    number = signal.getsignal(signal.SIGTERM)
+    assert main.main(["bench"]) == 1
+    signal.signal(signal.SIGTERM, number)
+    assert capsys.readouterr().err.splitlines()[-1] == "pccl: 3 values were wrong"
 
 
 @pytest.mark.parametrize(
