@@ -89,17 +89,18 @@ enum pccl_kind {
 
 /* What the loss of a participant does to an op; the same as pccl_py.types.OnLoss. */
 enum pccl_on_loss {
-    PCCL_REPAIR = 0,   /* what is final nowhere is reduced again; a root must live */
-    PCCL_STRICT = 1,   /* a death that costs a segment raises */
-    PCCL_FIXED = 2,    /* anybody's going that costs a segment raises */
-    PCCL_EXCHANGE = 3, /* an exchange of all with all */
-    PCCL_TO_ROOT = 4,  /* all send to the root */
+    PCCL_REPAIR = 0,    /* what is final nowhere is reduced again; a root must live */
+    PCCL_STRICT = 1,    /* a death that costs a segment raises */
+    PCCL_FIXED = 2,     /* anybody's going that costs a segment raises */
+    PCCL_EXCHANGE = 3,  /* an exchange of all with all */
+    PCCL_TO_ROOT = 4,   /* all send to the root */
     PCCL_FROM_ROOT = 5, /* the root sends to all */
     PCCL_SPREAD = 6     /* the root's tensor becomes everybody's */
 };
 
-/* How segments travel. AUTO: direct up to 32 members, else ring. Exchanges are direct. Resolved in each view: where links are known to be broken, everything
- * takes the ring, which the view draws around them. */
+/* How segments travel. AUTO: direct up to 32 members, else ring. Exchanges are direct. Resolved in
+ * each view: where links are known to be broken, everything takes the ring, which the view draws
+ * around them. */
 enum pccl_route {
     PCCL_ROUTE_AUTO = 0,
     PCCL_ROUTE_RING = 1,
@@ -235,11 +236,11 @@ struct pccl_event {
  * segment i, (segments + 7) / 8 bytes. */
 struct pccl_op_report {
     uint64_t op;
-    int32_t status; /* PCCL_OP_RUNNING, _STABLE, _RAISED */
+    int32_t status;     /* PCCL_OP_RUNNING, _STABLE, _RAISED */
     int32_t on_loss;    /* enum pccl_on_loss */
     uint64_t root_peer; /* whose loss the op cannot survive, or 0 */
     int32_t timed_out;
-    int32_t code; /* if raised */
+    int32_t code;         /* if raised */
     uint32_t segments;    /* of an exchange: one per member of the ring, final: all that it is to */
     const uint8_t *final; /* send here is here */
     uint32_t among_bytes; /* 0: all members take part; else a bitmap over the ring */

@@ -218,8 +218,7 @@ uint8_t *pc_landing(pc_core *core, uint32_t from, const struct pc_header *header
     if (op->streams) {
         struct pc_stream *stream = pc_stream_at(op, pc_place(op->context, from));
         if (!stream || i >= stream->in_segments || stream->landed[i] != PC_MISSING ||
-            header->length !=
-                pc_stream_elements(core, op, stream->in_count, i) * op->element_bytes)
+            header->length != pc_stream_elements(core, op, stream->in_count, i) * op->element_bytes)
             return NULL;
         stream->landed[i] = PC_LANDING;
         return stream->in + pc_stream_offset(core, op, i);
@@ -297,8 +296,7 @@ static void heard(pc_core *core, struct pc_op *op, uint32_t place, bool first) {
     if (op->streams)
         pc_exchange_ready(core, op, place);
     const struct pc_said *said = pc_said(op, place);
-    if (place != pc_after(op, pc_self(op)) || said->run <= op->next_run ||
-        said->run > pc_size(op))
+    if (place != pc_after(op, pc_self(op)) || said->run <= op->next_run || said->run > pc_size(op))
         return;
     bool told_enough = op->next_run + 2 >= pc_size(op); /* by what was announced before */
     op->next_run = said->run;

@@ -160,8 +160,7 @@ static uint64_t missing_bytes(const pc_core *core, const struct pc_op *op) {
         const struct pc_stream *stream = &op->streams[s];
         for (uint32_t i = 0; i < stream->in_segments; i++)
             if (stream->landed[i] != PC_LANDED)
-                missing +=
-                    pc_stream_elements(core, op, stream->in_count, i) * op->element_bytes;
+                missing += pc_stream_elements(core, op, stream->in_count, i) * op->element_bytes;
     }
     return missing;
 }
@@ -188,8 +187,8 @@ static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
 static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pccl_event *event) {
     event->peer = core->peers[op->mismatch_from];
     struct pc_desc mine = pc_desc_for(op, pc_place(op->context, op->mismatch_from));
-    const char *field = pc_desc_differ(&mine, &op->mismatch_desc, event->mine, event->theirs,
-                                       sizeof event->mine);
+    const char *field =
+        pc_desc_differ(&mine, &op->mismatch_desc, event->mine, event->theirs, sizeof event->mine);
     snprintf(event->field, sizeof event->field, "%s", field ? field : "descriptor");
 }
 

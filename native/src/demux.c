@@ -119,7 +119,8 @@ static bool begin(pc_core *core, struct pc_link *link) {
         return false;
     }
     if (core->epoch && link->header.epoch > core->epoch + 1) {
-        pc_link_spoil(link, "a frame of a view that cannot be yet"); /* this peer answers each flush */
+        pc_link_spoil(link,
+                      "a frame of a view that cannot be yet"); /* this peer answers each flush */
         return false;
     }
     if (link->header.epoch > core->epoch) {
@@ -176,7 +177,8 @@ int pc_core_held(const pc_core *core, int id) {
 
 size_t pc_core_rx_space(pc_core *core, int id, uint8_t **ptr) {
     struct pc_link *link = core->links[id];
-    if (link->bad || link->held || !link->in_payload || !(link->target == PC_RX_BUFFER || link->target == PC_RX_DIRECT))
+    if (link->bad || link->held || !link->in_payload ||
+        !(link->target == PC_RX_BUFFER || link->target == PC_RX_DIRECT))
         return 0;
     *ptr = payload_at(link);
     return link->header.length - link->payload_have;

@@ -75,7 +75,8 @@ struct command *pc_command_new(enum command_type type);
 /* Hands it to pccl-io. Caller holds the mutex. */
 void pc_command_push(pccl_engine *engine, struct command *command);
 
-/* ---- opcopy.c: an op from the caller's memory ------------------------------------------------- */
+/* ---- opcopy.c: an op from the caller's memory -------------------------------------------------
+ */
 
 bool pc_op_is_sound(const struct pccl_op *op, uint64_t self);
 /* One block with all that the op points to (but the tensors), for one free(); NULL: memory. */

@@ -101,9 +101,9 @@ bool pc_desc_get(const uint8_t in[PC_DESC_BYTES], struct pc_desc *desc) {
     return !in[45] && !in[46] && !in[47] && isfinite(desc->weight) && desc->weight >= 0;
 }
 
-static const char *const kind_names[] = {
-    "all_reduce",     "broadcast", "reduce",  "all_gather", "reduce_scatter",
-    "gather",         "scatter",   "all_to_all", "send",    "recv"};
+static const char *const kind_names[] = {"all_reduce",     "broadcast", "reduce",  "all_gather",
+                                         "reduce_scatter", "gather",    "scatter", "all_to_all",
+                                         "send",           "recv"};
 static const char *const dtype_names[] = {"uint8",   "int8",     "int16",   "int32",  "int64",
                                           "float16", "bfloat16", "float32", "float64"};
 static const char *const route_names[] = {"auto", "ring", "star", "direct"};

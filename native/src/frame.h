@@ -37,7 +37,8 @@ struct pc_header {
     uint16_t contributors; /* SUM: members in the value; COPY: inputs; READY: ready in a row */
     uint32_t op;
     uint32_t segment;
-    uint32_t held; /* COPY: all, others: the sender: hold every unnamed op of the context up to it */
+    uint32_t
+        held; /* COPY: all, others: the sender: hold every unnamed op of the context up to it */
     uint32_t length;
     uint32_t crc; /* as received */
 };

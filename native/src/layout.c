@@ -9,9 +9,6 @@
 
 #define SEGMENTS_WANTED 32 /* of an op: enough to keep every member busy */
 
-/* Where an empty tensor lies: NULL would mean that there is none. */
-static uint8_t nothing[1];
-
 static uint64_t mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * UINT64_C(0x9E3779B97F4A7C15);
     return h ^ h >> 32;
@@ -42,6 +39,11 @@ uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count) {
 /* ---- blocks ------------------------------------------------------------------------------------
  */
 
+/* The address of an empty tensor: NULL would mean that there is none. */
+static uint8_t *nowhere(struct pc_op *op) {
+    return (uint8_t *)op;
+}
+
 static void one_block(struct pc_op *op, const struct pccl_op *args, uint64_t self) {
     struct pc_block *block = &op->blocks[0];
     bool gets_it = args->kind != PCCL_REDUCE || args->root_peer == self;
@@ -49,8 +51,8 @@ static void one_block(struct pc_op *op, const struct pccl_op *args, uint64_t sel
     block->out = gets_it ? args->data : NULL;
     block->in = args->input ? args->input : args->data;
     if (!args->count) {
-        block->out = gets_it ? nothing : NULL;
-        block->in = nothing;
+        block->out = gets_it ? nowhere(op) : NULL;
+        block->in = nowhere(op);
     }
 }
 
@@ -69,8 +71,8 @@ static void block_per_peer(struct pc_op *op, const struct pccl_op *args, uint64_
             block->out = mine ? args->data : NULL;
         }
         if (!block->count) {
-            block->in = mine || args->kind == PCCL_REDUCE_SCATTER ? nothing : NULL;
-            block->out = mine || args->kind == PCCL_ALL_GATHER ? nothing : NULL;
+            block->in = mine || args->kind == PCCL_REDUCE_SCATTER ? nowhere(op) : NULL;
+            block->out = mine || args->kind == PCCL_ALL_GATHER ? nowhere(op) : NULL;
         }
         op->desc.count += block->count;
         op->desc.layout = mix(op->desc.layout, block->count);

@@ -25,8 +25,8 @@ static float canonical32(double x) {
         type *out = to;                                                                            \
         const type *a = mean;                                                                      \
         const type *b = x;                                                                         \
-        _Pragma("GCC ivdep") for (size_t i = 0; i < count; i++)                                    \
-            out[i] = narrow((double)widen(a[i]) * keep + (double)widen(b[i]) * take);              \
+        _Pragma("GCC ivdep") for (size_t i = 0; i < count; i++) out[i] =                           \
+            narrow((double)widen(a[i]) * keep + (double)widen(b[i]) * take);                       \
         return;                                                                                    \
     } while (0)
 

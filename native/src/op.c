@@ -111,8 +111,8 @@ void pc_op_free(struct pc_op *op) {
 int pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
                         uint64_t now_ns) {
     PC_ASSERT(op->state == PC_FOREIGN);
-    struct pc_context *context =
-        pc_context_get(core, pc_context_id(op->id), args->peers, args->context ? args->peer_count : 0);
+    struct pc_context *context = pc_context_get(core, pc_context_id(op->id), args->peers,
+                                                args->context ? args->peer_count : 0);
     int status = context ? pc_layout(core, op, args) : PCCL_RESOURCE;
     if (status != PCCL_OK) {
         free_layout(op);

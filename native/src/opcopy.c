@@ -35,10 +35,9 @@ static bool weight_is_sound(const struct pccl_op *op) {
     if (op->weight >= 1 && op->weight <= 1)
         return true;
     bool is_float = op->dtype >= PCCL_FLOAT16 && op->dtype <= PCCL_FLOAT64;
-    bool reduces = op->kind == PCCL_ALL_REDUCE || op->kind == PCCL_REDUCE ||
-                   op->kind == PCCL_REDUCE_SCATTER;
-    return op->weight >= 0 && op->weight <= 1e300 && is_float && reduces &&
-           op->reduce == PCCL_AVG;
+    bool reduces =
+        op->kind == PCCL_ALL_REDUCE || op->kind == PCCL_REDUCE || op->kind == PCCL_REDUCE_SCATTER;
+    return op->weight >= 0 && op->weight <= 1e300 && is_float && reduces && op->reduce == PCCL_AVG;
 }
 
 static bool needs_root(int kind) {
@@ -178,8 +177,7 @@ int pc_op_ranges(const struct pccl_op *op, uint64_t self, struct pc_ranges *rang
     } else if (op->input != op->data || !writes) {
         add(ranges, op->input, count * element, false);
     }
-    bool in_place =
-        op->sends && op->receives && op->sends[mine].data == op->receives[mine].data;
+    bool in_place = op->sends && op->receives && op->sends[mine].data == op->receives[mine].data;
     add_blocks(ranges, op, op->sends, false, in_place ? mine : UINT32_MAX);
     add_blocks(ranges, op, op->receives, true, UINT32_MAX);
     if (!clashes_with_itself(ranges))

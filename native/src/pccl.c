@@ -291,8 +291,8 @@ void pc_engine_failed(pccl_engine *engine, int status, const char *text) {
 
 static void do_submit(pccl_engine *engine, struct pc_io *io, const struct command *command,
                       uint64_t now_ns) {
-    int status = io->failed ? engine->failed
-                            : pc_core_submit(io->core, command->op, command->op_id, now_ns);
+    int status =
+        io->failed ? engine->failed : pc_core_submit(io->core, command->op, command->op_id, now_ns);
     if (status == PCCL_OK)
         return;
     struct pccl_result result = {.op = command->op_id, .status = status};

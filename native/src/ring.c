@@ -9,11 +9,11 @@
  * has to wait for memory. Ops not yet known to be submitted by all may use half of the window at
  * most.
  *
- * Where only the owner gets the value, MARK goes round from the owner itself. Where the value is there
- * from the start, COPY is the beginning. A member that is to get nothing passes on.
+ * Where only the owner gets the value, MARK goes round from the owner itself. Where the value is
+ * there from the start, COPY is the beginning. A member that is to get nothing passes on.
  *
- * A partial average is a sum while all weights are 1; else a mean, and its weight and count follow the
- * elements.
+ * A partial average is a sum while all weights are 1; else a mean, and its weight and count follow
+ * the elements.
  *
  * In a repaired view the member named as holder is the owner and only COPY and MARK run again. */
 #include <string.h>
@@ -129,14 +129,12 @@ int pc_ring_start_one(pc_core *core, struct pc_op *op) {
     for (; op->cursor < op->segment_count; op->cursor++) {
         uint32_t i = op->cursor;
         struct pc_segment *segment = &op->segments[i];
-        if (segment->started || segment->state == PC_MARKED ||
-            starter(core, op, i) != pc_self(op))
+        if (segment->started || segment->state == PC_MARKED || starter(core, op, i) != pc_self(op))
             continue;
         if (pc_copy_only(op, i) && segment->state != PC_FINAL)
             continue;
         bool eager;
-        if (!may_start(core, op, pc_op_bytes(op, i), &eager) ||
-            !start_segment(core, op, i, eager))
+        if (!may_start(core, op, pc_op_bytes(op, i), &eager) || !start_segment(core, op, i, eager))
             return 0;
         op->cursor++;
         if (pc_owner_only(op->desc.kind) && segment->state == PC_FINAL)
@@ -231,8 +229,7 @@ static const char *on_mark(pc_core *core, struct pc_op *op, const struct pc_head
     if (first == pc_self(op) || segment->sum_queued)
         return "a mark that cannot be";
     /* No mark overtakes its copy: it is sent by one whom the copy reached through this peer. */
-    if (!owner_only &&
-        (segment->state != PC_FINAL || (owner != pc_self(op) && !segment->copied)))
+    if (!owner_only && (segment->state != PC_FINAL || (owner != pc_self(op) && !segment->copied)))
         return "a mark that cannot be";
     if (owner_only)
         pc_now_final(core, op, i, header->contributors);
