@@ -1,5 +1,5 @@
 /* star: the rules by which a segment is finished by one member, its hub (PROTOCOL.md, DESIGN
- * §3.2): one fixed hub (the classic star), or hubs that rotate over the segments (the direct route).
+ * §3.2): one fixed hub (the classic star), or hubs that rotate over the segments (direct).
  *
  *   each -> owner   PART: an input, straight from the user's memory
  *   owner           adds the parts in ring order from its own on: the order fixes the bits
