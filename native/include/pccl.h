@@ -99,8 +99,8 @@ enum pccl_on_loss {
 };
 
 /* How segments travel. AUTO: direct up to 32 members, else ring. Exchanges are direct. Resolved in
- * each view: where links are known to be broken, everything takes the ring, which the view draws
- * around them. */
+ * each view: where links are known to be broken, everything takes the ring, if the view draws one
+ * around them; else what would take a broken link goes over a member that both ends reach. */
 enum pccl_route {
     PCCL_ROUTE_AUTO = 0,
     PCCL_ROUTE_RING = 1,
@@ -127,7 +127,11 @@ struct pccl_member {
     uint64_t peer;
     char host[PCCL_HOST_MAX]; /* numeric address where its engine listens */
     uint16_t port;
-    int32_t cut; /* 1: its link to some other member is known to be broken */
+};
+
+/* Two members, as indices, whose link is known to be broken. */
+struct pccl_edge {
+    uint32_t a, b;
 };
 
 #define PCCL_HOLDER_REDO -1
@@ -151,6 +155,8 @@ struct pccl_view {
     uint32_t self;         /* this peer's index in `members` */
     uint32_t member_count; /* 1..PCCL_MEMBERS_MAX */
     const struct pccl_member *members;
+    uint32_t cut_count;
+    const struct pccl_edge *cuts;
     uint32_t stable; /* every unnamed op of the line up to this number is held by all */
     uint32_t verdict_count;
     const struct pccl_verdict *verdicts;

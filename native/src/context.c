@@ -49,6 +49,19 @@ static uint32_t *places_for(const struct pc_context *context, uint32_t world) {
     return calloc(most ? most : 1, sizeof(uint32_t));
 }
 
+static bool ring_is_whole(const pc_core *core, const struct pc_context *context) {
+    for (uint32_t place = 0; core->cut_count && place < context->size; place++)
+        if (pc_is_cut(core, context->at[place], context->at[(place + 1) % context->size]))
+            return false;
+    return true;
+}
+
+void pc_contexts_look(pc_core *core) {
+    for (int b = 0; b < (int)PC_OP_BUCKETS; b++)
+        for (struct pc_context *c = core->contexts[b]; c; c = c->hash_next)
+            c->whole_ring = ring_is_whole(core, c);
+}
+
 struct pc_context *pc_context_get(pc_core *core, uint32_t id, const uint64_t *peers,
                                   uint32_t peer_count) {
     struct pc_context *context = pc_context_find(core, id);
@@ -74,6 +87,7 @@ struct pc_context *pc_context_get(pc_core *core, uint32_t id, const uint64_t *pe
         if (!at)
             goto fail;
         find_places(context, at, core->peers, core->world, core->self);
+        context->whole_ring = ring_is_whole(core, context);
     }
     context->hash_next = core->contexts[bucket_of(id)];
     core->contexts[bucket_of(id)] = context;

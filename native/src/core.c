@@ -57,6 +57,7 @@ void pc_core_free(pc_core *core) {
     for (int id = 0; id < PC_LINKS_MAX; id++)
         free(core->links[id]);
     free(core->peers);
+    free(core->cuts);
     pc_pool_free(&core->pool);
     free(core);
 }

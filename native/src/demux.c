@@ -19,9 +19,40 @@ void pc_demux_stop(pc_core *core, struct pc_link *link) {
         pc_pool_put(&core->pool, link->buffer);
     link->buffer = NULL;
     if (link->direct_op)
-        pc_landing_over(link->direct_op, link->pair->index, link->header.segment);
+        pc_landing_over(link->direct_op, link->from, link->header.segment);
     link->direct_op = NULL;
     link->target = PC_RX_NOWHERE;
+}
+
+static void take_buffer(pc_core *core, struct pc_link *link) {
+    if (link->bad)
+        return;
+    if (link->header.length > core->pool.buffer_bytes) {
+        pc_link_spoil(link, "segment longer than any");
+        return;
+    }
+    link->buffer = pc_pool_take(&core->pool);
+    if (!link->buffer) {
+        pc_link_spoil(link, "more segments in flight than the window allows");
+        return;
+    }
+    link->target = PC_RX_BUFFER;
+}
+
+/* A frame that is not between the two ends of the link: for us, or to be passed on by us. */
+static const char *judge_relay(const pc_core *core, struct pc_link *link) {
+    const struct pc_header *header = &link->header;
+    if (header->from >= core->world || header->to >= core->world ||
+        !pc_is_cut(core, header->from, header->to) || header->type == PC_CREDIT)
+        return "a relayed frame that cannot be";
+    link->from = header->from;
+    if (header->to == core->self)
+        return NULL;
+    if (header->from != link->pair->index || pc_is_cut(core, core->self, header->to))
+        return "a relayed frame that cannot be";
+    if (core->pairs[header->from]->carried >= PC_RELAY_CREDIT)
+        return "more frames to be passed on than allowed";
+    return NULL;
 }
 
 /* Decides where the payload of the frame whose header just arrived goes. */
@@ -30,6 +61,15 @@ static void route(pc_core *core, struct pc_link *link) {
     link->target = PC_RX_NOWHERE;
     if (header->epoch < core->epoch || core->stopped || !link->pair)
         return; /* R6, R7: dropped, whole */
+    if (header->flags & PC_FLAG_RELAY) {
+        const char *wrong = judge_relay(core, link);
+        if (wrong)
+            pc_link_spoil(link, wrong);
+        if (wrong || header->to != core->self) {
+            take_buffer(core, link);
+            return;
+        }
+    }
     switch (header->type) {
     case PC_READY:
         if (header->length != PC_DESC_BYTES)
@@ -38,28 +78,20 @@ static void route(pc_core *core, struct pc_link *link) {
         return;
     case PC_MARK:
     case PC_ACK:
+    case PC_CREDIT:
         if (header->length)
             pc_link_spoil(link, "MARK or ACK with a payload");
         return;
     default:
         break;
     }
-    if (header->length > core->pool.buffer_bytes) {
-        pc_link_spoil(link, "segment longer than any");
-        return;
-    }
-    link->direct = pc_landing(core, link->pair->index, header, &link->direct_op);
+    link->direct = pc_landing(core, link->from, header, &link->direct_op);
     if (link->direct) {
         link->target = PC_RX_DIRECT;
         return;
     }
     link->direct_op = NULL;
-    link->buffer = pc_pool_take(&core->pool);
-    if (!link->buffer) {
-        pc_link_spoil(link, "more segments in flight than the window allows");
-        return;
-    }
-    link->target = PC_RX_BUFFER;
+    take_buffer(core, link);
 }
 
 static uint8_t *payload_at(struct pc_link *link) {
@@ -73,7 +105,15 @@ static uint8_t *payload_at(struct pc_link *link) {
 }
 
 static bool has_no_payload(uint8_t type) {
-    return type == PC_MARK || type == PC_ACK;
+    return type == PC_MARK || type == PC_ACK || type == PC_CREDIT;
+}
+
+static void take_credit(pc_core *core, struct pc_link *link, const struct pc_header *header) {
+    struct pc_pair *pair = header->segment < core->world ? core->pairs[header->segment] : NULL;
+    if (!pair || pair->via != link->pair->index || pair->credit >= PC_RELAY_CREDIT)
+        pc_link_spoil(link, "a credit that cannot be");
+    else
+        pair->credit++;
 }
 
 static void frame_done(pc_core *core, struct pc_link *link) {
@@ -89,16 +129,24 @@ static void frame_done(pc_core *core, struct pc_link *link) {
         return;
     }
     if (link->direct_op)
-        pc_landing_over(link->direct_op, link->pair->index, header.segment);
+        pc_landing_over(link->direct_op, link->from, header.segment);
     link->direct_op = NULL;
     struct pc_buffer *buffer = link->buffer;
     link->buffer = NULL;
     link->target = PC_RX_NOWHERE;
     if (buffer) {
         buffer->header = header;
-        buffer->from = link->pair->index;
+        buffer->from = link->from;
     }
-    const char *wrong = pc_frame_arrived(core, link->pair->index, &header, buffer, link->small);
+    if (header.flags & PC_FLAG_RELAY && header.to != core->self) {
+        pc_relay(core, buffer);
+        return;
+    }
+    if (header.type == PC_CREDIT) {
+        take_credit(core, link, &header);
+        return;
+    }
+    const char *wrong = pc_frame_arrived(core, link->from, &header, buffer, link->small);
     if (wrong)
         pc_link_spoil(link, wrong);
 }
@@ -129,6 +177,7 @@ static bool begin(pc_core *core, struct pc_link *link) {
     }
     link->in_payload = true;
     link->payload_have = 0;
+    link->from = link->pair ? link->pair->index : PC_NO_INDEX;
     link->crc = pc_header_crc(link->header_bytes);
     route(core, link);
     if (link->bad)
@@ -136,6 +185,14 @@ static bool begin(pc_core *core, struct pc_link *link) {
     if (!link->header.length)
         frame_done(core, link);
     return !link->bad;
+}
+
+/* Bytes until the header is whole; its flags say how long it is. */
+static size_t header_want(const struct pc_link *link) {
+    uint32_t size = PC_HEADER_BYTES;
+    if (link->header_have >= PC_HEADER_BYTES)
+        size = pc_header_size(link->header_bytes[2]);
+    return size - link->header_have;
 }
 
 size_t pc_core_feed(pc_core *core, int id, const uint8_t *bytes, size_t n) {
@@ -149,12 +206,12 @@ size_t pc_core_feed(pc_core *core, int id, const uint8_t *bytes, size_t n) {
     while (!link->bad && !link->held && taken < n) {
         size_t left = n - taken;
         if (!link->in_payload) {
-            size_t want = PC_HEADER_BYTES - link->header_have;
+            size_t want = header_want(link);
             size_t now = left < want ? left : want;
             memcpy(link->header_bytes + link->header_have, bytes + taken, now);
             link->header_have += (uint32_t)now;
             taken += now;
-            if (link->header_have == PC_HEADER_BYTES && !begin(core, link))
+            if (!header_want(link) && !begin(core, link))
                 break;
             continue;
         }

@@ -12,12 +12,13 @@
 
 #define PC_MAGIC 0x4c434350u /* "PCCL" */
 
-uint32_t pc_header_crc(const uint8_t in[PC_HEADER_BYTES]) {
+uint32_t pc_header_crc(const uint8_t in[PC_HEADER_BYTES + PC_RELAY_BYTES]) {
     static const uint8_t zero[4] = {0};
-    return pc_crc32c(pc_crc32c(0, in, PC_HEADER_BYTES - 4), zero, 4);
+    uint32_t crc = pc_crc32c(pc_crc32c(0, in, PC_HEADER_BYTES - 4), zero, 4);
+    return in[2] & PC_FLAG_RELAY ? pc_crc32c(crc, in + PC_HEADER_BYTES, PC_RELAY_BYTES) : crc;
 }
 
-void pc_header_put(uint8_t out[PC_HEADER_BYTES], const struct pc_header *header,
+void pc_header_put(uint8_t out[PC_HEADER_BYTES + PC_RELAY_BYTES], const struct pc_header *header,
                    const void *payload) {
     out[0] = PCCL_WIRE_VERSION;
     out[1] = header->type;
@@ -29,13 +30,18 @@ void pc_header_put(uint8_t out[PC_HEADER_BYTES], const struct pc_header *header,
     pc_put_u32(out + 16, header->op);
     pc_put_u32(out + 20, header->segment);
     pc_put_u32(out + 24, header->held);
+    if (header->flags & PC_FLAG_RELAY) {
+        pc_put_u16(out + PC_HEADER_BYTES, header->from);
+        pc_put_u16(out + PC_HEADER_BYTES + 2, header->to);
+    }
     uint32_t crc = pc_header_crc(out);
     if (header->flags & PC_FLAG_PAYLOAD_CRC)
         crc = pc_crc32c(crc, payload, header->length);
     pc_put_u32(out + 28, crc);
 }
 
-const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *header) {
+const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES + PC_RELAY_BYTES],
+                          struct pc_header *header) {
     if (in[0] != PCCL_WIRE_VERSION)
         return "frame of another wire version";
     header->type = in[1];
@@ -48,10 +54,14 @@ const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *h
     header->segment = pc_get_u32(in + 20);
     header->held = pc_get_u32(in + 24);
     header->crc = pc_get_u32(in + 28);
-    if (header->type < PC_SUM || header->type > PC_ACK)
+    if (header->type < PC_SUM || header->type > PC_CREDIT)
         return "frame of unknown type";
-    if (header->flags & ~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC))
+    if (header->flags & ~(PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC | PC_FLAG_RELAY))
         return "frame with unknown flags";
+    if (header->flags & PC_FLAG_RELAY) {
+        header->from = pc_get_u16(in + PC_HEADER_BYTES);
+        header->to = pc_get_u16(in + PC_HEADER_BYTES + 2);
+    }
     if (header->context >> 31)
         return "frame of an impossible context";
     if (header->length > PC_PAYLOAD_MAX)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #define PC_HEADER_BYTES    32
+#define PC_RELAY_BYTES     4 /* behind the header of a relayed frame: from whom, to whom */
 #define PC_DESC_BYTES      64
 #define PC_HANDSHAKE_BYTES 96
 #define PC_PAYLOAD_MAX (4u << 20) /* no frame carries more; a longer length is a broken sender */
@@ -20,13 +21,15 @@ enum pc_frame_type {
     PC_MARK = 3,  /* every member holds the segment */
     PC_READY = 4, /* the sender has submitted the op; payload is its descriptor */
     PC_PART = 5,  /* star: one input, to the segment's owner */
-    PC_ACK = 6    /* star: to the owner, the sender holds the segment */
+    PC_ACK = 6,   /* star: to the owner, the sender holds the segment */
+    PC_CREDIT = 7 /* from a relay: one more frame may come for member `segment` */
 };
 
 enum pc_frame_flag {
     PC_FLAG_NAMED = 1,       /* op is the hash of (name, use), not a sequence number */
     PC_FLAG_PAYLOAD_CRC = 2, /* crc covers the payload too */
-    PC_FLAG_TAG = 4          /* a 16-byte authentication tag follows: reserved, refused today */
+    PC_FLAG_TAG = 4,         /* a 16-byte authentication tag follows: reserved, refused today */
+    PC_FLAG_RELAY = 8        /* 4 bytes follow the header: it is of one member to another */
 };
 
 struct pc_header {
@@ -40,7 +43,8 @@ struct pc_header {
     uint32_t
         held; /* COPY: all, others: the sender: hold every unnamed op of the context up to it */
     uint32_t length;
-    uint32_t crc; /* as received */
+    uint32_t crc;      /* as received */
+    uint16_t from, to; /* PC_FLAG_RELAY: ring indices */
 };
 
 /* What peers must agree on about an op, and, at the end, what each says of itself. */
@@ -70,17 +74,23 @@ struct pc_handshake {
     uint8_t proof[32];
 };
 
+/* What stands before a payload; known from the first 4 bytes. */
+static inline uint32_t pc_header_size(uint8_t flags) {
+    return PC_HEADER_BYTES + (flags & PC_FLAG_RELAY ? PC_RELAY_BYTES : 0);
+}
+
 /* Writes the header; crc is computed over it and, with PC_FLAG_PAYLOAD_CRC, over payload. */
-void pc_header_put(uint8_t out[PC_HEADER_BYTES], const struct pc_header *header,
+void pc_header_put(uint8_t out[PC_HEADER_BYTES + PC_RELAY_BYTES], const struct pc_header *header,
                    const void *payload);
 
 /* Reads and checks a header: version, known type, flags, length and, without PC_FLAG_PAYLOAD_CRC,
  * the checksum. Returns NULL, or what is wrong. With the flag set the caller goes on with
  * pc_header_crc over the payload and compares with header->crc. */
-const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES], struct pc_header *header);
+const char *pc_header_get(const uint8_t in[PC_HEADER_BYTES + PC_RELAY_BYTES],
+                          struct pc_header *header);
 
 /* CRC32C of the header with its crc field zero: the start value for the payload's checksum. */
-uint32_t pc_header_crc(const uint8_t in[PC_HEADER_BYTES]);
+uint32_t pc_header_crc(const uint8_t in[PC_HEADER_BYTES + PC_RELAY_BYTES]);
 
 /* Payload bytes that a frame of this op id's segment carries are the caller's business. */
 uint64_t pc_op_id(const struct pc_header *header);

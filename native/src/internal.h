@@ -13,11 +13,13 @@
 enum pc_rx_target { PC_RX_NOWHERE, PC_RX_BUFFER, PC_RX_SMALL, PC_RX_DIRECT };
 
 struct pc_slot { /* one frame handed to the shell */
-    uint8_t header[PC_HEADER_BYTES];
+    uint8_t header[PC_HEADER_BYTES + PC_RELAY_BYTES];
+    uint32_t head; /* bytes of it */
     uint8_t small[PC_DESC_BYTES];
     const uint8_t *payload;
     uint32_t length;
     struct pc_entry entry; /* op NULL: nobody waits for its end */
+    uint32_t to;           /* ring index of the member that it is for */
 };
 
 struct pc_link { /* one byte stream each way */
@@ -28,10 +30,11 @@ struct pc_link { /* one byte stream each way */
     bool bad_told;
     const char *bad_why;
     /* receiving */
-    uint8_t header_bytes[PC_HEADER_BYTES];
+    uint8_t header_bytes[PC_HEADER_BYTES + PC_RELAY_BYTES];
     uint32_t header_have;
     bool in_payload;
     struct pc_header header;
+    uint32_t from; /* ring index of the member whose frame it is */
     uint32_t payload_have;
     uint32_t crc;
     enum pc_rx_target target;
@@ -73,8 +76,10 @@ struct pc_core {
     uint32_t self, world;
     struct pc_pair **pairs; /* ring order; NULL at self */
     uint64_t *peers;        /* ring order */
-    bool cut;        /* some link of the view is broken: the ring avoids it, stars would not */
-    uint32_t stable; /* of the last view, context 0 */
+    struct pccl_edge *cuts; /* links of the view that are known to be broken */
+    uint32_t cut_count;
+    uint32_t relayed; /* members to whom another passes this peer's frames on */
+    uint32_t stable;  /* of the last view, context 0 */
     struct pc_context *contexts[PC_OP_BUCKETS]; /* by id; the whole group is one of them */
     struct pc_context *whole;
     uint32_t context_count;
@@ -118,6 +123,7 @@ struct pc_context *pc_context_get(pc_core *core, uint32_t id, const uint64_t *pe
                                   uint32_t peer_count);
 /* Places of a view with these members. false: out of memory (nothing has changed then). */
 bool pc_contexts_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self);
+void pc_contexts_look(pc_core *core);           /* whose ring is whole */
 void pc_contexts_free(pc_core *core, bool all); /* all, or all but the whole group, numbers at 0 */
 /* The place of a member of the view, or PC_NO_INDEX. */
 uint32_t pc_place(const struct pc_context *context, uint32_t index);
@@ -188,6 +194,11 @@ int pc_layout(const pc_core *core, struct pc_op *op, const struct pccl_op *args)
  */
 bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self);
 void pc_pairs_free(pc_core *core);
+bool pc_is_cut(const pc_core *core, uint32_t a, uint32_t b);
+void pc_pairs_find_ways(pc_core *core); /* round the links that are broken */
+/* A frame of one member for another: queued, or what is wrong with it. */
+void pc_relay(pc_core *core, struct pc_buffer *cargo);
+void pc_relayed(pc_core *core, struct pc_buffer *cargo); /* it is on its way, or lost */
 void pc_queue_push(struct pc_queue *queue, struct pc_entry entry);
 bool pc_queue_pop(struct pc_queue *queue, struct pc_entry *entry);
 /* true: the frame's payload is read where the op's memory or a segment's scratch lies. */

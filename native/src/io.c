@@ -133,6 +133,14 @@ static bool in_view(const struct pccl_view *view, uint64_t peer) {
     return false;
 }
 
+static bool is_cut(const struct pccl_view *view, uint32_t a, uint32_t b) {
+    for (uint32_t i = 0; i < view->cut_count; i++)
+        if ((view->cuts[i].a == a && view->cuts[i].b == b) ||
+            (view->cuts[i].a == b && view->cuts[i].b == a))
+            return true;
+    return false;
+}
+
 /* The members of a view; what is known of those that stay is kept. false: out of memory. */
 static bool take_mates(struct pc_io *io, const struct pccl_view *view) {
     struct pc_mate *mates = calloc(view->member_count, sizeof *mates);
@@ -152,6 +160,8 @@ static bool take_mates(struct pc_io *io, const struct pccl_view *view) {
         mates[i].peer = member->peer;
         mates[i].port = member->port;
         mates[i].told = false;
+        if (is_cut(view, view->self, i))
+            mates[i].retry_ns = 0; /* nobody needs it in this view */
         memcpy(mates[i].host, member->host, sizeof mates[i].host);
     }
     for (int i = 0; i < io->conns_high; i++) { /* newcomers may have called before we knew them */
@@ -168,6 +178,17 @@ static bool take_mates(struct pc_io *io, const struct pccl_view *view) {
     return true;
 }
 
+/* So that each member's death breaks a link: the next one that can be reached. */
+static void call_successor(struct pc_io *io, const struct pccl_view *view) {
+    for (uint32_t i = 1; i < view->member_count; i++) {
+        uint32_t other = (view->self + i) % view->member_count;
+        if (is_cut(view, view->self, other))
+            continue;
+        pc_conn_want(io, &io->mates[other]);
+        return;
+    }
+}
+
 void pc_io_set_view(struct pc_io *io, const struct pccl_view *view) {
     if (io->failed || view->epoch <= pc_core_epoch(io->core))
         return;
@@ -175,8 +196,7 @@ void pc_io_set_view(struct pc_io *io, const struct pccl_view *view) {
         pc_io_fail(io, PCCL_RESOURCE, "out of memory while installing a view");
         return;
     }
-    if (view->member_count > 1) /* so that each member's death breaks a link */
-        pc_conn_want(io, &io->mates[(view->self + 1) % view->member_count]);
+    call_successor(io, view);
     for (int i = 0; i < io->conns_high; i++) {
         struct pc_conn *conn = &io->conns[i];
         if (conn->state == PC_CONN_LINKED && unstage(io, conn))

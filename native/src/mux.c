@@ -20,16 +20,16 @@ void pc_mux_enter_view(struct pc_link *link) {
     struct pc_slot *first = &link->slots[link->slot_first];
     size_t owed = link->zombie;
     if (link->slot_count && link->slot_sent) {
-        if (link->slot_sent < PC_HEADER_BYTES) {
+        if (link->slot_sent < first->head) {
             /* The header goes out whole (its slot stays readable), the payload is owed as zeros. */
-            first->entry.op = NULL;
+            first->entry = (struct pc_entry){0};
             link->slot_count = 1;
             link->zombie += first->length;
             first->length = 0;
             return;
         }
         PC_ASSERT(!owed); /* nothing is begun while zeros are owed */
-        owed = PC_HEADER_BYTES + first->length - link->slot_sent;
+        owed = first->head + first->length - link->slot_sent;
     }
     pc_mux_new_stream(link);
     link->zombie = owed;
@@ -87,10 +87,28 @@ static void fill_value(const pc_core *core, const struct pc_op *op, uint32_t ind
     }
 }
 
-static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
-                      const struct pc_entry *entry) {
+static void finish_slot(struct pc_slot *slot, struct pc_header *header) {
+    slot->length = header->length;
+    slot->head = pc_header_size(header->flags);
+    pc_header_put(slot->header, header, slot->payload);
+}
+
+/* A relay's own business: a frame passed on, or leave to send more. */
+static void fill_relay(const pc_core *core, struct pc_slot *slot, const struct pc_entry *entry) {
+    struct pc_header header = {.type = PC_CREDIT, .epoch = core->epoch, .segment = entry->segment};
+    slot->entry = *entry;
+    slot->payload = NULL;
+    if (entry->cargo) {
+        header = entry->cargo->header;
+        slot->payload = entry->cargo->data;
+    }
+    finish_slot(slot, &header);
+}
+
+static void fill_slot(const pc_core *core, struct pc_slot *slot, const struct pc_entry *entry,
+                      bool direct) {
     struct pc_op *op = entry->op;
-    uint32_t index = link->pair->index;
+    uint32_t index = slot->to;
     struct pc_header header = {.type = entry->type,
                                .epoch = core->epoch,
                                .context = pc_context_id(op->id),
@@ -109,8 +127,12 @@ static void fill_slot(pc_core *core, struct pc_link *link, struct pc_slot *slot,
         header.contributors = entry->contributors;
     if (core->config.checksum_payload)
         header.flags |= PC_FLAG_PAYLOAD_CRC;
-    slot->length = header.length;
-    pc_header_put(slot->header, &header, slot->payload);
+    if (!direct) {
+        header.flags |= PC_FLAG_RELAY;
+        header.from = (uint16_t)core->self;
+        header.to = (uint16_t)index;
+    }
+    finish_slot(slot, &header);
 }
 
 /* Lazy frames ride along, behind what is waited for. */
@@ -120,6 +142,33 @@ static bool next_entry(struct pc_pair *pair, bool others_go, struct pc_entry *en
     if ((others_go || pair->bulk.count) && pc_queue_pop(&pair->lazy, entry))
         return true;
     return pc_queue_pop(&pair->bulk, entry);
+}
+
+/* A frame for one whom this link's other end is to pass it on to. */
+static bool next_relayed(const pc_core *core, const struct pc_pair *way, struct pc_entry *entry,
+                         uint32_t *to) {
+    for (uint32_t i = 0; core->relayed && i < core->world; i++) {
+        struct pc_pair *pair = core->pairs[i];
+        if (!pair || pair == way || pair->via != way->index || !pair->credit ||
+            !next_entry(pair, true, entry))
+            continue;
+        pair->credit--;
+        *to = i;
+        return true;
+    }
+    return false;
+}
+
+/* The link's own member and those beyond it take turns. */
+static bool next_of_link(const pc_core *core, const struct pc_link *link, struct pc_entry *entry,
+                         uint32_t *to) {
+    struct pc_pair *pair = link->pair;
+    bool others_go = link->slot_count > 0;
+    *to = pair->index;
+    pair->turn = core->relayed && !pair->turn;
+    if (pair->turn && next_relayed(core, pair, entry, to))
+        return true;
+    return next_entry(pair, others_go, entry) || next_relayed(core, pair, entry, to);
 }
 
 /* An announcement of what is over by now. */
@@ -133,15 +182,19 @@ static void fill(pc_core *core, struct pc_link *link) {
     for (uint32_t i = 0; i < link->slot_count; i++)
         bytes += link->slots[(link->slot_first + i) % PC_BATCH].length;
     while (link->slot_count < PC_BATCH && bytes < PC_BATCH_BYTES) {
+        struct pc_slot *slot = &link->slots[(link->slot_first + link->slot_count) % PC_BATCH];
         struct pc_entry entry;
-        if (!next_entry(link->pair, link->slot_count > 0, &entry))
+        if (!next_of_link(core, link, &entry, &slot->to))
             return;
         if (is_idle_talk(&entry)) {
             entry.op->queued_count--;
+            core->pairs[slot->to]->credit += slot->to != link->pair->index;
             continue;
         }
-        struct pc_slot *slot = &link->slots[(link->slot_first + link->slot_count) % PC_BATCH];
-        fill_slot(core, link, slot, &entry);
+        if (entry.op)
+            fill_slot(core, slot, &entry, slot->to == link->pair->index);
+        else
+            fill_relay(core, slot, &entry);
         bytes += slot->length;
         link->slot_count++;
     }
@@ -168,7 +221,7 @@ int pc_core_tx(pc_core *core, int id, struct pc_slice slices[PC_SLICES_MAX]) {
     size_t skip = link->slot_sent;
     for (uint32_t i = 0; i < link->slot_count && count + 2 <= PC_SLICES_MAX; i++) {
         struct pc_slot *slot = &link->slots[(link->slot_first + i) % PC_BATCH];
-        add(slices, &count, slot->header, PC_HEADER_BYTES, &skip);
+        add(slices, &count, slot->header, slot->head, &skip);
         add(slices, &count, slot->payload, slot->length, &skip);
     }
     for (size_t left = link->zombie; left && count < PC_SLICES_MAX;) {
@@ -180,8 +233,10 @@ int pc_core_tx(pc_core *core, int id, struct pc_slice slices[PC_SLICES_MAX]) {
 }
 
 /* The op and the scratch of a frame that was sent, or lost with its link, are free of it. */
-static void let_go(pc_core *core, const struct pc_link *link, const struct pc_slot *slot) {
+static void let_go(pc_core *core, const struct pc_slot *slot) {
     struct pc_op *op = slot->entry.op;
+    if (slot->entry.cargo)
+        pc_relayed(core, slot->entry.cargo);
     if (!op)
         return;
     op->queued_count--;
@@ -189,7 +244,7 @@ static void let_go(pc_core *core, const struct pc_link *link, const struct pc_sl
         return;
     op->values_queued--;
     if (op->streams) {
-        pc_exchange_sent(core, op, pc_place(op->context, link->pair->index));
+        pc_exchange_sent(core, op, pc_place(op->context, slot->to));
         return;
     }
     struct pc_segment *segment = &op->segments[slot->entry.segment];
@@ -204,16 +259,16 @@ static void let_go(pc_core *core, const struct pc_link *link, const struct pc_sl
 
 void pc_mux_stop(pc_core *core, struct pc_link *link) {
     for (; link->slot_count && !core->stopped; link->slot_count--) {
-        let_go(core, link, &link->slots[link->slot_first]);
+        let_go(core, &link->slots[link->slot_first]);
         link->slot_first = (link->slot_first + 1) % PC_BATCH;
     }
 }
 
-static void finish(pc_core *core, const struct pc_link *link, struct pc_slot *slot) {
+static void finish(pc_core *core, struct pc_slot *slot) {
     core->stats.frames_sent++;
     if (slot->entry.op)
         slot->entry.op->result.bytes_sent += slot->length;
-    let_go(core, link, slot);
+    let_go(core, slot);
 }
 
 void pc_core_sent(pc_core *core, int id, size_t n) {
@@ -221,13 +276,13 @@ void pc_core_sent(pc_core *core, int id, size_t n) {
     core->stats.bytes_sent += n;
     while (n && link->slot_count) {
         struct pc_slot *slot = &link->slots[link->slot_first];
-        size_t left = PC_HEADER_BYTES + slot->length - link->slot_sent;
+        size_t left = slot->head + slot->length - link->slot_sent;
         size_t now = n < left ? n : left;
         n -= now;
         link->slot_sent += now;
         if (now < left)
             return;
-        finish(core, link, slot);
+        finish(core, slot);
         link->slot_sent = 0;
         link->slot_first = (link->slot_first + 1) % PC_BATCH;
         link->slot_count--;

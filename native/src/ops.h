@@ -16,6 +16,7 @@
 #define PC_LAZY_MAX      256     /* of one pair: then it goes at once */
 #define PC_KEPT_OPS      256     /* ops that have returned and are not known to be held by all */
 #define PC_KEPT_BYTES    (4u << 20) /* of their results, kept for who may need them */
+#define PC_RELAY_CREDIT  16         /* frames of one member for another that wait at a relay */
 #define PC_BATCH         16         /* frames handed to one writev */
 #define PC_BATCH_BYTES   (256u << 10)
 #define PC_OP_BUCKETS    1024u
@@ -34,7 +35,8 @@ struct pc_op;
 
 /* A frame in a queue; its bytes are made when a link takes it. */
 struct pc_entry {
-    struct pc_op *op;
+    struct pc_op *op;        /* NULL: a relay's own business */
+    struct pc_buffer *cargo; /* a frame of one member for another, passed on */
     uint32_t segment;
     uint16_t contributors; /* of a MARK: the op may have ended when it goes */
     uint8_t type;          /* enum pc_frame_type */
@@ -56,6 +58,11 @@ struct pc_pair {
     uint32_t links_up;
     bool wanted;    /* there are frames and no link, and the shell has not been told */
     uint32_t eager; /* parts sent to it unasked whose final value is not back */
+    /* where the link is known to be broken */
+    uint32_t via;     /* the member that passes frames on; itself: none is needed */
+    uint32_t credit;  /* frames that may be on their way there */
+    uint32_t carried; /* frames of it that this peer passes on, and has not yet */
+    bool turn;        /* of those whose relay it is, to use its links */
 };
 
 /* ---- contexts ---------------------------------------------------------------------------------
@@ -72,6 +79,7 @@ struct pc_context {
     uint32_t stable;    /* at the last look (pc_contexts_take_stable) */
     /* in this view */
     uint32_t size, self; /* places; self is PC_NO_INDEX if this peer is none of them */
+    bool whole_ring;     /* no link of the ring that they make is known to be broken */
     uint32_t *at;        /* place -> ring index of the view, ascending */
 };
 

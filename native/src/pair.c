@@ -60,6 +60,9 @@ static void empty(struct pc_pair *pair, uint32_t index) {
     pair->urgent.count = pair->bulk.count = pair->lazy.count = 0;
     pair->eager = 0;
     pair->wanted = false;
+    pair->via = index;
+    pair->credit = PC_RELAY_CREDIT;
+    pair->carried = 0;
 }
 
 bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self) {
@@ -115,14 +118,20 @@ void pc_pairs_free(pc_core *core) {
     core->pairs = NULL;
 }
 
+/* Frames wait for it: somebody must have a link to it, or to who passes them on. */
+static void want_link(pc_core *core, struct pc_pair *pair) {
+    struct pc_pair *way = pair->via == PC_NO_INDEX ? pair : core->pairs[pair->via];
+    if (!way->links_up)
+        way->wanted = true;
+}
+
 static struct pc_queue *queue_for(pc_core *core, struct pc_pair *pair, const struct pc_op *op,
                                   uint8_t type, bool lazily) {
     if (lazily && pair->lazy.count < PC_LAZY_MAX) {
         core->lazy = true;
         return &pair->lazy;
     }
-    if (!pair->links_up)
-        pair->wanted = true;
+    want_link(core, pair);
     return !pc_carries_value(type) || pc_op_small(op) ? &pair->urgent : &pair->bulk;
 }
 
@@ -157,7 +166,7 @@ void pc_pairs_hurry(pc_core *core) {
         struct pc_entry entry;
         while (pair && pc_queue_pop(&pair->lazy, &entry)) {
             pc_queue_push(&pair->urgent, entry);
-            pair->wanted |= !pair->links_up;
+            want_link(core, pair);
         }
     }
 }
@@ -165,6 +174,54 @@ void pc_pairs_hurry(pc_core *core) {
 void pc_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type) {
     for (uint32_t i = pc_after(op, pc_self(op)); i != pc_self(op); i = pc_after(op, i))
         pc_push(core, op, i, segment, type);
+}
+
+/* ---- relays: where the link between two members is broken, a third passes their frames on
+ * --------
+ */
+
+bool pc_is_cut(const pc_core *core, uint32_t a, uint32_t b) {
+    for (uint32_t i = 0; i < core->cut_count; i++) {
+        const struct pccl_edge *cut = &core->cuts[i];
+        if ((cut->a == a && cut->b == b) || (cut->a == b && cut->b == a))
+            return true;
+    }
+    return false;
+}
+
+/* The first that both reach: all members name the same. */
+static uint32_t relay_between(const pc_core *core, uint32_t a, uint32_t b) {
+    for (uint32_t i = 0; i < core->world; i++)
+        if (i != a && i != b && !pc_is_cut(core, a, i) && !pc_is_cut(core, i, b))
+            return i;
+    return PC_NO_INDEX;
+}
+
+void pc_pairs_find_ways(pc_core *core) {
+    core->relayed = 0;
+    for (uint32_t i = 0; i < core->world; i++) {
+        if (i == core->self || !pc_is_cut(core, core->self, i))
+            continue;
+        core->pairs[i]->via = relay_between(core, core->self, i);
+        core->relayed++;
+    }
+}
+
+void pc_relay(pc_core *core, struct pc_buffer *cargo) {
+    struct pc_pair *pair = core->pairs[cargo->header.to];
+    struct pc_entry entry = {.cargo = cargo, .type = cargo->header.type};
+    core->pairs[cargo->header.from]->carried++;
+    pc_queue_push(cargo->header.length > PC_SMALL_OP_BYTES ? &pair->bulk : &pair->urgent, entry);
+    want_link(core, pair);
+}
+
+void pc_relayed(pc_core *core, struct pc_buffer *cargo) {
+    struct pc_pair *pair = core->pairs[cargo->header.from];
+    struct pc_entry credit = {.segment = cargo->header.to, .type = PC_CREDIT};
+    pair->carried--;
+    pc_queue_push(&pair->urgent, credit);
+    want_link(core, pair);
+    pc_pool_put(&core->pool, cargo);
 }
 
 /* ---- links -------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@
 int pc_route(const pc_core *core, const struct pc_op *op) {
     if (pc_is_exchange(op->desc.kind))
         return PCCL_ROUTE_DIRECT;
-    if (core->cut)
+    if (core->cut_count && op->context->whole_ring)
         return PCCL_ROUTE_RING;
+    if (core->cut_count)
+        return PCCL_ROUTE_DIRECT; /* over relays */
     if (op->desc.route != PCCL_ROUTE_AUTO)
         return op->desc.route;
     return pc_size(op) <= PC_DIRECT_WORLD_MAX ? PCCL_ROUTE_DIRECT : PCCL_ROUTE_RING;

@@ -250,6 +250,8 @@ static void set_windows(pc_core *core) {
     /* A sum that starts with a weight lies in a buffer at its starter, too. */
     core->pool.count_max = (2 * core->window + core->copy_window) * world +
                            (core->open_window + core->eager_window) * others + PC_LINKS_MAX;
+    for (uint32_t i = 0; i < core->cut_count; i++) /* both ways */
+        core->pool.count_max += 2 * PC_RELAY_CREDIT;
 }
 
 static void enter(pc_core *core, const struct pccl_view *view) {
@@ -258,9 +260,6 @@ static void enter(pc_core *core, const struct pccl_view *view) {
     core->self = view->self;
     core->world = view->member_count;
     core->stable = view->stable;
-    core->cut = false;
-    for (uint32_t i = 0; i < view->member_count; i++)
-        core->cut |= view->members[i].cut != 0;
     core->plan_left = 0;
     core->repaired_told = core->repaired_pending = false;
     core->full_told = core->full_pending = false;
@@ -287,21 +286,32 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
     PC_ASSERT(view->members[view->self].peer == core->config.peer);
     uint64_t *peers;
     struct pc_verdict_copy *verdicts;
-    if (!copy_view(view, &peers, &verdicts))
+    struct pccl_edge *cuts = calloc(view->cut_count + 1u, sizeof *cuts);
+    if (!cuts || !copy_view(view, &peers, &verdicts)) {
+        free(cuts);
         return PCCL_RESOURCE;
+    }
+    if (view->cut_count)
+        memcpy(cuts, view->cuts, view->cut_count * sizeof *cuts);
     if (!said_enters_view(core, view->member_count) ||
         !pc_contexts_enter_view(core, peers, view->member_count, view->self) ||
         !pc_pairs_enter_view(core, peers, view->member_count, view->self)) {
         free_verdicts(verdicts, view->verdict_count);
         free(peers);
+        free(cuts);
         return PCCL_RESOURCE;
     }
+    free(core->cuts);
+    core->cuts = cuts;
+    core->cut_count = view->cut_count;
     free(core->peers);
     free_verdicts(core->verdicts, core->verdict_count);
     core->peers = peers;
     core->verdicts = verdicts;
     core->verdict_count = view->verdict_count;
     enter(core, view);
+    pc_pairs_find_ways(core);
+    pc_contexts_look(core);
     drop_transit(core);
     for (struct pc_op *op = core->ops_head; op; op = op->next) {
         reset_op(op);

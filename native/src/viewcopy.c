@@ -13,6 +13,9 @@ bool pc_view_is_sound(const struct pccl_view *view, uint64_t self) {
         if (!memchr(view->members[i].host, 0, PCCL_HOST_MAX) ||
             !pc_net_is_numeric(view->members[i].host))
             return false;
+    for (uint32_t i = 0; i < view->cut_count; i++)
+        if (view->cuts[i].a >= view->member_count || view->cuts[i].b >= view->member_count)
+            return false;
     for (uint32_t i = 0; i < view->verdict_count; i++) {
         const struct pccl_verdict *verdict = &view->verdicts[i];
         if (verdict->outcome < PCCL_RUN || verdict->outcome > PCCL_ABORT)
@@ -29,7 +32,8 @@ bool pc_view_is_sound(const struct pccl_view *view, uint64_t self) {
 
 struct pccl_view *pc_view_copy(const struct pccl_view *view) {
     size_t bytes = sizeof *view + view->member_count * sizeof *view->members +
-                   view->verdict_count * sizeof *view->verdicts;
+                   view->verdict_count * sizeof *view->verdicts +
+                   view->cut_count * sizeof *view->cuts;
     for (uint32_t i = 0; i < view->verdict_count; i++)
         bytes += view->verdicts[i].holder_count * sizeof(int32_t) +
                  (view->verdicts[i].text ? strnlen(view->verdicts[i].text, 1023) : 0) + 1;
@@ -38,9 +42,12 @@ struct pccl_view *pc_view_copy(const struct pccl_view *view) {
         return NULL;
     struct pccl_verdict *verdicts = (struct pccl_verdict *)(copy + 1);
     struct pccl_member *members = (struct pccl_member *)(verdicts + view->verdict_count);
-    int32_t *holders = (int32_t *)(members + view->member_count);
+    struct pccl_edge *cuts = (struct pccl_edge *)(members + view->member_count);
+    int32_t *holders = (int32_t *)(cuts + view->cut_count);
     *copy = *view;
     memcpy(members, view->members, view->member_count * sizeof *members);
+    if (view->cut_count)
+        memcpy(cuts, view->cuts, view->cut_count * sizeof *cuts);
     for (uint32_t i = 0; i < view->verdict_count; i++) {
         verdicts[i] = view->verdicts[i];
         verdicts[i].holders = holders;
@@ -57,6 +64,7 @@ struct pccl_view *pc_view_copy(const struct pccl_view *view) {
         text += length + 1;
     }
     copy->members = members;
+    copy->cuts = cuts;
     copy->verdicts = verdicts;
     return copy;
 }

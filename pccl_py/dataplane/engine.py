@@ -213,13 +213,14 @@ class Engine:
         part = record.of_group(me.group)
         keep: list[Any] = []
         members = ffi.new("struct pccl_member[]", len(part.ring))
-        cut = {end for edge in record.excluded for end in edge if set(edge) <= set(part.ring)}
+        place = {peer: index for index, peer in enumerate(part.ring)}
+        cuts = [(place[a], place[b]) for a, b in record.excluded if a in place and b in place]
+        edges = ffi.new("struct pccl_edge[]", cuts)
         for row, peer in zip(members, part.ring, strict=True):
             member = record.member(peer)
             assert member is not None
             row.peer, row.port = peer, member.port
             row.host = member.host.encode()
-            row.cut = int(peer in cut)
         verdicts = ffi.new("struct pccl_verdict[]", max(1, len(part.verdicts)))
         for row, verdict in zip(verdicts, part.verdicts, strict=False):
             holders = ffi.new("int32_t[]", list(verdict.holders))
@@ -235,6 +236,8 @@ class Engine:
                 "self": part.ring.index(self._peer),
                 "member_count": len(part.ring),
                 "members": members,
+                "cut_count": len(cuts),
+                "cuts": edges,
                 "stable": part.stable,
                 "verdict_count": len(part.verdicts),
                 "verdicts": verdicts,
