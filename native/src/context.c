@@ -160,15 +160,6 @@ uint32_t pc_place_of_peer(const pc_core *core, const struct pc_context *context,
     return PC_NO_INDEX;
 }
 
-uint32_t pc_context_stable(const pc_core *core, const struct pc_context *context) {
-    uint32_t stable = context->submitted;
-    for (const struct pc_op *op = core->ops_head; op; op = op->next)
-        if (op->context == context && !pc_is_named(op->id) &&
-            (op->state == PC_RUNNING || op->state == PC_RAISED) && pc_number(op->id) <= stable)
-            stable = pc_number(op->id) - 1;
-    return stable;
-}
-
 void pc_contexts_take_stable(const pc_core *core) {
     for (int b = 0; b < (int)PC_OP_BUCKETS; b++)
         for (struct pc_context *c = core->contexts[b]; c; c = c->hash_next)

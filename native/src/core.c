@@ -217,24 +217,14 @@ static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     if (!op->events) {
         pc_op_unpost(core, op);
         if (op->state == PC_STABLE)
-            pc_op_sweep(core, op->context);
+            core->sweep = true;
     }
     return 1;
 }
 
-/* Ops that ended long after their callers were told. */
-static void sweep(pc_core *core) {
-    core->sweep = false;
-    for (struct pc_op *op = core->ops_head; op; op = op->next)
-        if (op->returned && op->state == PC_STABLE) {
-            pc_op_sweep(core, op->context);
-            return; /* those of other contexts when their next one ends */
-        }
-}
-
 int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     if (core->sweep)
-        sweep(core);
+        pc_op_sweep(core);
     out->event = (struct pccl_event){.epoch = core->epoch};
     out->which = 0;
     for (int id = 0; id < core->links_high; id++) {

@@ -95,7 +95,7 @@ struct pc_core {
     bool repaired_pending, repaired_told;
     bool full_pending, full_told;
     uint32_t kept_ops, kept_bytes;
-    bool sweep;           /* an op whose caller has long been told has ended */
+    bool sweep;           /* an op has ended, and its caller been told */
     bool lazy;            /* some pair has lazy frames */
     uint64_t lazy_ns;     /* when they go; 0: not set yet */
     uint64_t deadline_ns; /* the earliest of the running ops, or UINT64_MAX */
@@ -128,9 +128,8 @@ void pc_contexts_free(pc_core *core, bool all); /* all, or all but the whole gro
 /* The place of a member of the view, or PC_NO_INDEX. */
 uint32_t pc_place(const struct pc_context *context, uint32_t index);
 uint32_t pc_place_of_peer(const pc_core *core, const struct pc_context *context, uint64_t peer);
-/* Every unnamed op of it up to this number has ended well here. */
-uint32_t pc_context_stable(const pc_core *core, const struct pc_context *context);
-void pc_contexts_take_stable(const pc_core *core); /* of each, in one pass */
+/* `stable` of each: every unnamed op of it up to this number has ended well here. */
+void pc_contexts_take_stable(const pc_core *core);
 
 /* ---- op.c ------------------------------------------------------------------------------------ */
 
@@ -170,8 +169,8 @@ bool pc_returns_early(const pc_core *core, const struct pc_op *op);
 void pc_op_return(pc_core *core, struct pc_op *op); /* all is final here: tells the caller */
 void pc_op_post(pc_core *core, struct pc_op *op, uint8_t event);
 void pc_op_unpost(pc_core *core, struct pc_op *op);
-/* Forgets ended unnamed ops of a context that every participant is known to hold. */
-void pc_op_sweep(pc_core *core, const struct pc_context *context);
+/* Forgets ended unnamed ops that every participant is known to hold. */
+void pc_op_sweep(pc_core *core);
 const uint8_t *pc_op_in(const struct pc_op *op, uint32_t segment); /* NULL: no input here */
 uint8_t *pc_op_out(const struct pc_op *op, uint32_t segment);      /* NULL: no destination here */
 uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment);

@@ -186,8 +186,8 @@ static void fill_result(const pc_core *core, struct pc_op *op, int status, const
 }
 
 bool pc_returns_early(const pc_core *core, const struct pc_op *op) {
-    return op->desc.kind == PCCL_ALL_REDUCE && !op->desc.strict && !pc_is_named(op->id) &&
-           pc_op_small(op) && pc_route(core, op) != PCCL_ROUTE_RING;
+    return op->desc.kind == PCCL_ALL_REDUCE && !op->desc.strict && pc_op_small(op) &&
+           pc_route(core, op) != PCCL_ROUTE_RING;
 }
 
 void pc_op_return(pc_core *core, struct pc_op *op) {
@@ -282,12 +282,13 @@ bool pc_op_is_past(const pc_core *core, uint64_t id) {
     return context && !pc_is_named(id) && pc_number(id) <= context->submitted;
 }
 
-void pc_op_sweep(pc_core *core, const struct pc_context *context) {
-    uint32_t stable = pc_context_stable(core, context);
+void pc_op_sweep(pc_core *core) {
+    core->sweep = false;
+    pc_contexts_take_stable(core);
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
-        if (op->context == context && op->state == PC_STABLE && !pc_is_named(op->id) &&
-            pc_number(op->id) <= stable && !op->event_queued && !op->queued_count)
+        if (op->state == PC_STABLE && !pc_is_named(op->id) &&
+            pc_number(op->id) <= op->context->stable && !op->event_queued && !op->queued_count)
             pc_op_forget(core, op);
     }
 }
