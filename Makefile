@@ -86,9 +86,9 @@ build/check/%.o: native/src/%.c $(NATIVE) Makefile
 # printed at the end is what the README shows.
 MPIS := mpich,openmpi,mpich-shm
 bench: setup
-	@$(BIN)/pccl bench --world 2,4 -b 1K -e 256M -f 16 --vs gloo,ceiling,$(MPIS) \
+	@$(BIN)/pccl bench --world 2,4 -b 1K -e 256M -f 4 -n 5 --vs gloo,ceiling,$(MPIS) \
 		--in-place yes --out bench-results/all_reduce
-	@$(BIN)/pccl bench --op all --world 4 -b 64K -e 16M -f 16 -n 5 --vs gloo,ceiling,mpi \
+	@$(BIN)/pccl bench --op all --world 4 -b 64K -e 16M -f 16 -n 5 --vs gloo,ceiling,mpich \
 		--out bench-results/all
 	@cat bench-results/all_reduce/table.md
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _PACKAGES = ("pccl-py", "torch", "numpy")
@@ -19,6 +21,36 @@ def facts(also: Sequence[tuple[str, str]] = ()) -> Sequence[str]:
         f"kernel: {platform.system()} {platform.release()}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in (*_versions(), *also)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """busy_s: CPU time of the whole machine since it started; own_s: that of this process and its
+    ended children. Seconds."""
+
+    at_s: float
+    busy_s: float
+    own_s: float
+
+
+def moment(stat: Path = Path("/proc/stat")) -> Moment | None:
+    """Now; None where the kernel does not say."""
+    try:
+        words = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
+    except OSError:
+        return None
+    ticks = [int(word) for word in words[1:9]]  # user nice system idle iowait irq softirq steal
+    busy = sum(ticks) - sum(ticks[3:5])
+    return Moment(time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4]))
+
+
+def others(since: Moment | None, until: Moment | None) -> Sequence[str]:
+    """A line that says how much of the CPU other programs had meanwhile: how far to trust it."""
+    if since is None or until is None or until.at_s <= since.at_s:
+        return ()
+    theirs_s = (until.busy_s - since.busy_s) - (until.own_s - since.own_s)
+    share = theirs_s / (until.at_s - since.at_s) / (os.cpu_count() or 1)
+    return (f"other programs had {min(1.0, max(0.0, share)):.0%} of the CPU meanwhile",)
 
 
 def available_bytes() -> int | None:

@@ -20,8 +20,9 @@ class Row:
     """One implementation at one size. bytes: of the op as nccl-tests counts it; *_s: seconds of one
     op; algbw, busbw: bytes per second; wrong: elements, over all ranks, that were not what they
     must be; rss_peak_bytes: the largest process of this implementation, the benchmark's own two
-    buffers included; coordinator_messages: control messages during the timed repeats; transport:
-    "tcp", "shm", or "none" for a single rank. None where it is not known or means nothing."""
+    buffers included (and torch, where gloo shares ours); coordinator_messages: control messages
+    during the timed repeats; transport: "tcp", "shm", or "none" for a single rank. None where it is
+    not known or means nothing."""
 
     op: str
     impl: str

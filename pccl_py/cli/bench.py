@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     progress = _Progress(sys.stderr, drawn=sys.stderr.isatty() and not args.plain)
     if args.out is not None:
         results.make(args.out)
+    began = machine.moment()
     kept: list[Row] = []
     with _json_file(args.json) as json_file:
         shown = _Shown(sys.stderr if args.json == "-" else sys.stdout)
@@ -103,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
                 if json_file is not None:
                     print(*map(rows.as_json, measured), sep="\n", file=json_file, flush=True)
     if args.out is not None:
-        versions = [(found.flavour, found.version) for found in mpis]
-        results.write(args.out, kept, machine.facts(versions), shown.lines)
+        facts = machine.facts([(found.flavour, found.version) for found in mpis])
+        facts = (*facts, *machine.others(began, machine.moment()))
+        results.write(args.out, kept, facts, shown.lines)
         print(f"pccl: wrote {args.out}", file=sys.stderr)
     return _verdict(kept)
 

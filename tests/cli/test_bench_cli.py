@@ -78,13 +78,13 @@ def test_a_tiny_run_is_right_and_costs_the_coordinator_nothing(
 @pytest.mark.skipif(not shutil.which("gcc"), reason="the ceiling is built")
 def test_every_op_is_right() -> None:
     code, out, err = run(
-        "--op", "all", "--world", 2, "-b", "1K", "-e", "1K", "-w", 0, "-n", 1, "--vs", "ceiling",
+        "--op", "all", "--world", 3, "-b", "3K", "-e", "3K", "-w", 0, "-n", 1, "--vs", "ceiling",
         "--json", "-",
     )  # fmt: skip
     assert code == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
     assert {(row["op"], row["wrong"]) for row in rows} == {(op, 0) for op in ops.known()}
-    assert {row["bytes"] for row in rows} == {1024}
+    assert {row["bytes"] for row in rows} == {3072}
 
 
 def test_json_on_stdout_is_nothing_but_json() -> None:
