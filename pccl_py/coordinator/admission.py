@@ -204,7 +204,7 @@ def _enlarge(turn: Turn, ready: dict[PeerId, Newcomer]) -> None:
         pair for pair in (old.excluded if old else ()) if all(state.is_living(p) for p in pair)
     )
     names = dict.fromkeys(member.group for member in members)
-    groups = tuple(GroupRecord(name, _ring(state, members, name, excluded)) for name in names)
+    groups = tuple(GroupRecord(name, _ring(members, name, excluded)) for name in names)
     record = Record(
         line=(old.line if old else 0) + 1,
         epoch=state.epoch + 1,
@@ -219,13 +219,11 @@ def _enlarge(turn: Turn, ready: dict[PeerId, Newcomer]) -> None:
 
 
 def _ring(
-    state: State, members: list[Member], group: str, excluded: tuple[topology.Edge, ...]
+    members: list[Member], group: str, excluded: tuple[topology.Edge, ...]
 ) -> tuple[PeerId, ...]:
-    """A ring for all of the group. It exists: newcomers have no broken edge and fit anywhere into
-    the members' ring; so if the search gives up, they go to its end."""
+    """A ring for all of the group. Nobody is dropped: newcomers have no broken edge, and each one
+    among the members keeps its relay."""
     joined = [member.peer for member in members if member.group == group]
     ring, dropped = topology.route(joined, excluded)
-    if not dropped or state.record is None:
-        return ring
-    old = [peer for peer in state.record.of_group(group).ring if peer in joined]
-    return (*old, *(peer for peer in joined if peer not in old))
+    assert not dropped
+    return ring

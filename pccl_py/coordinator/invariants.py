@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pccl_py.coordinator import topology
 from pccl_py.coordinator.events import Action, Journal, Send
 from pccl_py.coordinator.state import FORMER_MAX, PENDING_MAX, State
 from pccl_py.protocol.messages import Install
@@ -55,18 +54,19 @@ def _rings_are_members(before: State, after: State, actions: Sequence[Action]) -
     return in_groups == in_rings and total == len(record.members)
 
 
-def _rings_avoid_broken_edges(before: State, after: State, actions: Sequence[Action]) -> bool:
+def _broken_edges_have_relays(before: State, after: State, actions: Sequence[Action]) -> bool:
+    """Also where the ring avoids all of them: other ops go from member to member."""
     record = after.record
     if record is None:
         return True
-    broken = {topology.edge(a, b) for a, b in record.excluded}
-    for group in record.groups:
-        ring = group.ring
-        if len(ring) > 1 and any(
-            topology.edge(a, b) in broken for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)
-        ):
-            return False
-    return True
+    broken = {*record.excluded, *((b, a) for a, b in record.excluded)}
+    rings = [set(group.ring) for group in record.groups]
+    return all(
+        any((one, via) not in broken and (via, other) not in broken for via in ring)
+        for one, other in record.excluded
+        for ring in rings
+        if one in ring and other in ring
+    )
 
 
 def _members_keep_their_order(before: State, after: State, actions: Sequence[Action]) -> bool:
@@ -121,7 +121,9 @@ def _connections_agree(before: State, after: State, actions: Sequence[Action]) -
 PROPERTIES: dict[str, Callable[[State, State, Sequence[Action]], bool]] = {
     "a view is journaled before it is sent, whole (R9)": _journal_before_send,
     "each group's ring has each of its members once": _rings_are_members,
-    "rings avoid broken edges (R3)": _rings_avoid_broken_edges,
+    "each broken edge in a group has a member beside it that reaches both ends (R3)": (
+        _broken_edges_have_relays
+    ),
     "order of joining never changes": _members_keep_their_order,
     "only a fresh line has new members": _only_safe_points_grow,
     "holders are places in the ring": _holders_are_in_the_ring,
