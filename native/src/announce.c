@@ -118,6 +118,8 @@ static void announce_small(pc_core *core, struct pc_op *op) {
 }
 
 void pc_announce(pc_core *core, struct pc_op *op) {
+    if (pc_size(op) == 1)
+        return; /* the others are gone, and a verdict on that is asked for */
     if (pc_route(core, op) == PCCL_ROUTE_RING) {
         pc_announce_to(core, op, pc_before(op, pc_self(op)), false);
         pc_announce_to(core, op, pc_after(op, pc_self(op)), false);
@@ -329,6 +331,7 @@ static const char *on_ready(pc_core *core, uint32_t from, const struct pc_header
         return NULL;
     heard(core, op, place, first);
     const char *wrong = unpark(core, op);
+    pc_exchange_check(core, op);
     pc_start(core);
     return wrong;
 }

@@ -37,9 +37,25 @@ static bool receives(const struct pc_op *op, uint64_t peer) {
     }
 }
 
+/* Nothing more is to come here. Who has nothing to send must have said so. */
+static bool is_whole(const pc_core *core, const struct pc_op *op) {
+    if (op->own_left)
+        return false;
+    if (!receives(op, core->config.peer))
+        return true;
+    for (uint32_t i = 0; i < op->stream_count; i++) {
+        const struct pc_stream *stream = &op->streams[i];
+        bool sends = op->desc.kind != PCCL_SCATTER || stream->peer == op->desc.root_peer;
+        if (sends && stream->place != PC_NO_INDEX && stream->peer != core->config.peer &&
+            !stream->ready)
+            return false;
+    }
+    return true;
+}
+
 /* All who were to get something have it, as far as they live. */
 static bool all_whole(const pc_core *core, const struct pc_op *op) {
-    if (op->own_left)
+    if (!is_whole(core, op))
         return false;
     for (uint32_t i = 0; i < op->stream_count; i++) {
         const struct pc_stream *stream = &op->streams[i];
@@ -53,7 +69,7 @@ static bool all_whole(const pc_core *core, const struct pc_op *op) {
 void pc_exchange_check(pc_core *core, struct pc_op *op) {
     if (op->state != PC_RUNNING || !op->streams || core->stopped || op->mismatched)
         return;
-    if (!op->own_left && !op->told_whole && receives(op, core->config.peer)) {
+    if (is_whole(core, op) && !op->told_whole && receives(op, core->config.peer)) {
         op->told_whole = true;
         pc_push_all(core, op, 0, PC_MARK);
     }

@@ -137,8 +137,10 @@ int pc_ring_start_one(pc_core *core, struct pc_op *op) {
         if (!may_start(core, op, pc_op_bytes(op, i), &eager) || !start_segment(core, op, i, eager))
             return 0;
         op->cursor++;
-        if (pc_owner_only(op->desc.kind) && segment->state == PC_FINAL)
+        if (pc_owner_only(op->desc.kind) && segment->state == PC_FINAL) {
             pc_now_marked(core, op, i); /* final before this view: it is said again */
+            pc_check_end(core, op);
+        }
         return 1;
     }
     return -1;

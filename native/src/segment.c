@@ -128,7 +128,11 @@ void pc_alone(pc_core *core, struct pc_op *op) {
             uint8_t *out = pc_op_out(op, i);
             if (in && out && in != out)
                 memcpy(out, in, pc_op_bytes(op, i));
-            pc_now_final(core, op, i, 1);
+            segment->contributors = op->desc.weight > 0;
+            segment->weight = op->desc.weight;
+            if (out && !segment->contributors)
+                pc_finish(op, i, out);
+            pc_now_final(core, op, i, segment->contributors);
         }
         if (segment->state == PC_FINAL)
             pc_now_marked(core, op, i);
@@ -240,6 +244,10 @@ void pc_start(pc_core *core) {
             int outcome = 0;
             if (!op->mismatched)
                 outcome = start_one(core, op);
+            if (*at != op) { /* it has ended, and left the list */
+                progress = true;
+                continue;
+            }
             if (outcome < 0) {
                 *at = op->start_next;
                 if (core->start_tail == &op->start_next)

@@ -167,6 +167,8 @@ int pc_star_start_one(pc_core *core, struct pc_op *op) {
     int opened = open_more(core, op);
     if (opened > 0)
         pc_announce_all(core, op);
+    if (copies > 0)
+        pc_check_end(core, op); /* marks that were said again may have been the last */
     if (copies > 0 || parts > 0 || opened > 0)
         return 1;
     return copies == 0 || parts == 0 || opened == 0 ? 0 : -1;

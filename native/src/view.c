@@ -75,6 +75,18 @@ static void drop_transit(pc_core *core) {
     core->lazy_ns = 0;
 }
 
+/* The owner of what it alone gets marks it when it says so; the others may not have heard. It says
+ * so again, and all pass it on. */
+static void doubt_mark(struct pc_op *op, uint32_t i) {
+    struct pc_segment *segment = &op->segments[i];
+    if (segment->state != PC_MARKED || !pc_owner_only(op->desc.kind))
+        return;
+    bool owner = pc_op_out(op, i) != NULL;
+    segment->state = owner ? PC_FINAL : PC_INTACT;
+    op->marked_count--;
+    op->final_count -= !owner;
+}
+
 static void reset_op(struct pc_op *op) {
     op->starting = false;
     op->mismatched = false;
@@ -100,6 +112,7 @@ static void reset_op(struct pc_op *op) {
         segment->parts_done = segment->acks = 0;
         segment->buffer = segment->early = NULL;
         segment->holder = PCCL_HOLDER_REDO;
+        doubt_mark(op, i);
     }
 }
 
