@@ -1,9 +1,9 @@
 """n real C cores in one process, joined by byte pipes, driven by one seed.
 
-The cluster plays the network, the clock and a very small coordinator: bytes move in pieces of any
-length, members submit in any order, a member may die at any moment, and the survivors are then
-flushed and given the next view with a plan made by `decide`, which is written from VIEWS §1 alone
-and shares no code with the product. Every step is drawn from `random.Random(seed)`.
+The cluster plays the network, the clock and, with `coordinator`, the control plane: bytes move in
+pieces of any length, members submit in any order, a member may die at any moment, and the survivors
+are then flushed and given the next view. Every step is drawn from `random.Random(seed)`. Memory of
+an op that has ended is kept apart as it is and then scribbled over: nothing may touch it any more.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-AUTO, RING, STAR, DIRECT = 0, 1, 2, 3
-RUNNING, STABLE, RAISED = 0, 1, 2
-REDO, ALL = -1, -2
-RUN, DONE, ABORT = 0, 1, 2
+from tests.sim.coordinator import ABORT, RUNNING, Answer, Flush, Row, Verdict
+from tests.sim.programs import Memory, Submission, memory_of
+
 EV_ENDED, EV_BAD = 32, 33
+AUTO, RING, STAR, DIRECT = 0, 1, 2, 3
 
 
 @dataclass
@@ -39,34 +39,29 @@ class Link:
 
 
 @dataclass
-class Submission:
-    """One op as the program submits it on every member."""
-
-    op_id: int
-    dtype: int
-    reduce: int
-    kind: int = 0
-    root: int = 0
-    name: int = 0
-    strict: bool = False
-    route: int = AUTO
-
-
-@dataclass
 class Node:
+    """inputs: what a test gives instead of what an op's program draws. buffers: an op's tensor,
+    from its end on a copy of it as it was then. memories: of running ops; kept: copies of those of
+    ended ones; ghosts: their scribbled originals. complaints: op -> field, in this view."""
+
     index: int
     peer: int
     core: Any
     epoch: int = 0
     alive: bool = True
+    leaving: bool = False
     stopped: bool = False
     buffers: dict[int, np.ndarray] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
+    memories: dict[int, Memory] = field(default_factory=dict)
+    kept: dict[int, Memory] = field(default_factory=dict)
+    ghosts: list[Memory] = field(default_factory=list)
     results: dict[int, tuple[int, int, int, int, str]] = field(default_factory=dict)
     links: dict[int, Link] = field(default_factory=dict)  # the core's link id -> this end
     todo: list[Submission] = field(default_factory=list)
     repaired: set[int] = field(default_factory=set)
     mismatches: list[tuple[int, str, str, str]] = field(default_factory=list)
+    complaints: dict[int, str] = field(default_factory=dict)
 
 
 class Cluster:
@@ -90,7 +85,12 @@ class Cluster:
         self.bad: list[str] = []
         self.broken: list[tuple[Node, int]] = []  # links that a core wants closed
         self.history: dict[int, tuple[int, ...]] = {}
-        self.plan: tuple[int, dict[int, Any], int] | None = None
+        self.cuts: set[int] = set()  # members whose link to some other is known to be broken
+        self.aborts: dict[int, Verdict] = {}
+        self.segment, self.scratch = segment, scratch
+        self.event = self.ffi.new("struct pc_core_event *")
+        self.slices = self.ffi.new("struct pc_slice[32]")
+        self.where = self.ffi.new("uint8_t **")
         for i in range(world):
             config = self.ffi.new(
                 "struct pc_core_config *",
@@ -135,11 +135,12 @@ class Cluster:
             self.install(node, {}, 0, fresh=True)
 
     def install(
-        self, node: Node, verdicts: dict[int, Any], stable: int, *, fresh: bool = False
+        self, node: Node, verdicts: dict[int, Verdict], stable: int, *, fresh: bool = False
     ) -> None:
         ffi, world = self.ffi, len(self.ring)
         place = self.ring.index(node.index)
-        members = ffi.new("struct pccl_member[]", [{"peer": self.nodes[i].peer} for i in self.ring])
+        rows = [{"peer": self.nodes[i].peer, "cut": i in self.cuts} for i in self.ring]
+        members = ffi.new("struct pccl_member[]", rows)
         keep: list[Any] = [members]
         rows = ffi.new("struct pccl_verdict[]", max(1, len(verdicts)))
         for row, (op, (outcome, holders, status, text)) in zip(
@@ -165,35 +166,82 @@ class Cluster:
         )
         assert self.lib.pc_core_set_view(node.core, view, self.now) == 0
         node.epoch, node.stopped = self.epoch, False
+        node.complaints.clear()
         for link in node.links:
             self.offer(node, link, 0)
 
     # ------------------------------------------------------------------ steps
 
     def submit(self, node: Node, sub: Submission, values: np.ndarray) -> None:
-        buffer = values.copy()
-        node.buffers[sub.op_id], node.inputs[sub.op_id] = buffer, values.copy()
+        """Submits an op on one tensor, in place."""
+        memory = Memory(sub.peers, data=values.copy(), before=[values.copy()])
+        node.inputs[sub.op_id] = values.copy()
+        self.hand_over(node, sub, memory)
+
+    def begin(self, node: Node, sub: Submission) -> None:
+        """Submits an op as its program has it; the whole group are the members that are left."""
+        if sub.op_id in node.inputs:
+            self.submit(node, sub, node.inputs[sub.op_id])
+            return
+        peers = sub.peers or tuple(sorted(self.history[max(node.epoch, 1)]))
+        self.hand_over(node, sub, memory_of(sub, node.index, peers))
+
+    def hand_over(self, node: Node, sub: Submission, memory: Memory) -> None:
+        node.memories[sub.op_id] = memory
+        if memory.data is not None:
+            node.buffers[sub.op_id] = memory.data
+        keep: list[Any] = []
         op = self.ffi.new(
             "struct pccl_op *",
             {
-                "kind": sub.kind,
+                "kind": memory.kind or sub.kind,
                 "dtype": sub.dtype,
                 "reduce": sub.reduce,
-                "root_peer": 1000 + sub.root if sub.kind else 0,
-                "data": self.ffi.from_buffer(buffer) if buffer.size else self.ffi.NULL,
-                "count": buffer.size,
+                "root_peer": 1000 + sub.root if sub.has_root else 0,
+                "data": self.address(memory.data),
+                "input": self.address(memory.input),
+                "count": next((a.size for a in (memory.data, memory.input) if a is not None), 0),
                 "name": sub.name,
+                "context": sub.context,
                 "route": sub.route,
                 "strict": int(sub.strict),
-                "weight": 1.0,
+                "weight": sub.weight(node.index),
                 "timeout_ns": 10_000_000_000,
+                "sends": self.blocks(memory.sends, keep),
+                "receives": self.blocks(memory.receives, keep),
             },
         )
+        if sub.needs_peers:
+            keep.append(self.ffi.new("uint64_t[]", [1000 + i for i in memory.peers]))
+            op.peers, op.peer_count = keep[-1], len(memory.peers)
         assert self.lib.pc_core_submit(node.core, op, sub.op_id, self.now) == 0
         self.drain(node)
 
+    def address(self, array: np.ndarray | None) -> Any:
+        if array is None or not array.size:
+            return self.ffi.NULL
+        return self.ffi.from_buffer(array)
+
+    def blocks(self, arrays: list[np.ndarray | None] | None, keep: list[Any]) -> Any:
+        if arrays is None:
+            return self.ffi.NULL
+        rows = [(self.address(a), 0 if a is None else a.size) for a in arrays]
+        keep += [self.ffi.new("struct pccl_block[]", rows), rows]
+        return keep[-2]
+
+    def ended(self, node: Node, op: int) -> None:
+        """The memory is the caller's again: what the engine reads or writes there now is wrong."""
+        memory = node.memories.pop(op)
+        node.kept[op] = memory.copy()
+        if memory.data is not None:
+            data = node.kept[op].data
+            assert data is not None
+            node.buffers[op] = data
+        memory.scribble()
+        node.ghosts.append(memory)
+
     def drain(self, node: Node) -> None:
-        event = self.ffi.new("struct pc_core_event *")
+        event = self.event
         while self.lib.pc_core_next_event(node.core, event, self.now):
             kind = event.event.type
             if kind == EV_ENDED:
@@ -207,6 +255,7 @@ class Cluster:
                     r.repaired,
                     text,
                 )
+                self.ended(node, r.op)
             elif kind == EV_BAD:
                 self.bad.append(f"{node.index}: {self.ffi.string(event.event.reason).decode()}")
                 self.broken.append((node, event.which))
@@ -214,19 +263,16 @@ class Cluster:
                 node.repaired.add(event.event.epoch)
             elif kind == self.lib.PCCL_EVENT_MISMATCH:
                 e = event.event
-                string = self.ffi.string
-                node.mismatches.append(
-                    (
-                        e.peer,
-                        string(e.field).decode(),
-                        string(e.mine).decode(),
-                        string(e.theirs).decode(),
-                    )
+                field, mine, theirs = (
+                    self.ffi.string(text).decode() for text in (e.field, e.mine, e.theirs)
                 )
+                node.mismatches.append((e.peer, field, mine, theirs))
+                if e.epoch == node.epoch:
+                    node.complaints[e.op] = field
 
     def transmit(self, node: Node, link: int, limit: int) -> bool:
         """Moves up to `limit` bytes from a core into its link's pipe."""
-        slices = self.ffi.new("struct pc_slice[32]")
+        slices = self.slices
         count = self.lib.pc_core_tx(node.core, link, slices)
         if not count:
             return False
@@ -245,7 +291,7 @@ class Cluster:
             return False
         if not pipe.data:
             return False
-        where = self.ffi.new("uint8_t **")
+        where = self.where
         space = self.lib.pc_core_rx_space(node.core, link, where)
         if space and self.random.random() < 0.5:
             n = min(space, limit, len(pipe.data))
@@ -268,8 +314,11 @@ class Cluster:
         self.now += self.random.randrange(1000)
         if node.todo and self.random.random() < 0.1:
             sub = node.todo.pop(0)
-            self.submit(node, sub, node.inputs[sub.op_id])
+            self.begin(node, sub)
             return True
+        if self.random.random() < 0.01:
+            self.now += 2_000_000
+            self.lib.pc_core_tick(node.core, self.now)
         if not node.links:
             return False
         link = self.random.choice(list(node.links))
@@ -289,96 +338,107 @@ class Cluster:
     def sweep(self) -> bool:
         moved = False
         for node in self.alive():
+            for _ in range(2):  # what nobody waits for goes after a while
+                self.now += 4_000_000
+                self.lib.pc_core_tick(node.core, self.now)
             while node.todo:
                 sub = node.todo.pop(0)
-                self.submit(node, sub, node.inputs[sub.op_id])
+                self.begin(node, sub)
                 moved = True
             for link in node.links:
                 moved |= self.transmit(node, link, 1 << 20)
                 moved |= self.offer(node, link, 1 << 20)
         return moved
 
+    def settle(self) -> None:
+        """Until all is at rest and nobody complains; complaints are answered with a view."""
+        for _ in range(30):
+            self.run()
+            if not any(node.complaints.keys() - node.results.keys() for node in self.alive()):
+                return
+            self.repair()
+        raise AssertionError("one view after another")
+
     # ------------------------------------------------------------------ deaths
 
     def kill(self, index: int) -> None:
         self.nodes[index].alive = False
 
-    def flush(self, node: Node) -> tuple[int, dict[int, dict[str, Any]]]:
+    def flush(self, node: Node) -> Answer:
         if node.epoch == self.epoch:
             assert self.lib.pc_core_flush(node.core, node.epoch) == 1
         report = self.lib.pc_core_report(node.core)
-        ops = {}
-        for i in range(report.op_count):
-            row = report.ops[i]
-            bits = bytes(self.ffi.buffer(row.final, (row.segments + 7) // 8))
-            final = [bool(bits[s // 8] >> (s % 8) & 1) for s in range(row.segments)]
-            ops[row.op] = {
-                "status": row.status,
-                "final": final,
-                "strict": row.on_loss == self.lib.PCCL_STRICT,
-                "root": row.root_peer,
-                "code": row.code,
-            }
-        stable = report.stable
+        assert report.epoch == self.epoch
+        stable = {0: report.stable}
+        for i in range(report.context_count):
+            assert report.contexts[i].context not in stable
+            stable[report.contexts[i].context] = report.contexts[i].stable
+        ops = {report.ops[i].op: self.row(report.ops[i]) for i in range(report.op_count)}
+        assert len(ops) == report.op_count
         self.lib.pc_core_report_free(report)
-        return stable, ops
+        return Answer(stable, ops)
 
-    def decide(
-        self, answers: dict[int, tuple[int, dict[int, Any]]], old: list[int], aborts: dict[int, Any]
-    ) -> tuple[dict[int, Any], int]:
-        """The verdicts of VIEWS §1, coordinator rule 3, from the answers of the stayers."""
-        stable = max(a[0] for a in answers.values())
-        verdicts: dict[int, Any] = dict(aborts)
-        lost = [i for i in old if i not in answers]
-        for op in sorted({op for _, ops in answers.values() for op in ops}):
-            if not op >> 32 & 1 and op & 0xFFFFFFFF <= stable:
-                continue
-            rows = {i: ops[op] for i, (_, ops) in answers.items() if op in ops}
-            raised = [r for r in rows.values() if r["status"] == RAISED]
-            segments = len(next(iter(rows.values()))["final"])
-            root = max(r["root"] for r in rows.values())
-            final = [
-                [i for i in self.ring_of(answers) if i in rows and rows[i]["final"][s]]
-                for s in range(segments)
-            ]
-            if raised:
-                verdicts.setdefault(op, (ABORT, [], raised[0]["code"], "raised before"))
-                continue
-            if any(r["status"] == STABLE for r in rows.values()) or (
-                len(rows) == len(answers) and all(len(f) == len(answers) for f in final)
-            ):
-                verdicts[op] = (DONE, [], 0, "")
-                continue
-            nowhere = any(not f for f in final)
-            strict = any(r["strict"] for r in rows.values())
-            if nowhere and ((lost and strict) or (root and root - 1000 not in answers)):
-                verdicts[op] = (ABORT, [], 2, "a peer was lost")
-                continue
-            ring = self.ring_of(answers)
-            holders = [
-                ALL if len(f) == len(answers) else ring.index(self.random.choice(f)) if f else REDO
-                for f in final
-            ]
-            verdicts[op] = (RUN, holders, 0, "")
-        return verdicts, stable
+    def row(self, row: Any) -> Row:
+        def bits(pointer: Any, count: int) -> list[bool]:
+            blob = bytes(self.ffi.buffer(pointer, (count + 7) // 8)) if count else b""
+            return [bool(blob[i // 8] >> (i % 8) & 1) for i in range(count)]
 
-    def ring_of(self, answers: dict[int, Any]) -> list[int]:
-        return [i for i in self.ring if i in answers]
+        among = list(self.ring)
+        if row.among_bytes:
+            assert row.among_bytes == (len(self.ring) + 7) // 8
+            inside = bits(row.among, len(self.ring))
+            among = [m for m, part in zip(self.ring, inside, strict=True) if part]
+        return Row(
+            row.status, bits(row.final, row.segments), row.on_loss, row.root_peer, among,
+            row.code, bool(row.timed_out),
+        )  # fmt: skip
 
-    def repair(self, *, also_dies: int | None = None) -> None:
+    def expire(self, node: Node) -> None:
+        """The deadlines of all that runs at one member pass."""
+        self.lib.pc_core_tick(node.core, self.now + 20_000_000_000)
+        self.drain(node)
+
+    def is_needed(self, leaver: int, answers: dict[int, Answer]) -> bool:
+        """R23: whether a stayer lacks what the leaver has of an op that has not ended."""
+        for op, mine in answers[leaver].ops.items():
+            rows = {m: a.ops[op] for m, a in answers.items() if op in a.ops}
+            if any(row.status != RUNNING for row in rows.values()):
+                continue
+            others = [m for m in mine.among if m in answers and m != leaver]
+            if any(not rows[m].final[i] if m in rows else True
+                   for m in others for i in range(len(mine.final)) if mine.final[i]):  # fmt: skip
+                return True
+        return False
+
+    def repair(self, *, also_dies: int | None = None, shuffle: bool = False) -> None:
         """Flushes the living, decides, and installs one by one, with traffic in between."""
-        old, aborts = list(self.ring), getattr(self, "aborts", {})
-        answers: dict[int, Any] = {}
+        answers: dict[int, Answer] = {}
         for node in self.random.sample(self.alive(), len(self.alive())):
             answers[node.index] = self.flush(node)
             for _ in range(self.random.randrange(40)):
                 self.step()
         if also_dies is not None and self.nodes[also_dies].alive:
             self.kill(also_dies)
+        self.repair_with(answers, shuffle=shuffle)
+
+    def repair_with(self, answers: dict[int, Answer], *, shuffle: bool = False) -> None:
+        """The next view, from these answers."""
         answers = {i: a for i, a in answers.items() if self.nodes[i].alive}
-        verdicts, stable = self.decide(answers, old, aborts)
+        ring = [i for i in self.ring if i in answers]
+        for i in list(ring):
+            node = self.nodes[i]
+            idle = node.leaving and not node.todo and not node.memories
+            if idle and len(ring) > 1 and not self.is_needed(i, answers):
+                ring.remove(i)
+        if shuffle:
+            self.random.shuffle(ring)
+        wrong = {op: f for n in self.alive() for op, f in n.complaints.items()}
+        flush = Flush(list(self.ring), ring, answers, self.aborts, wrong, self.random)
+        verdicts, stable = flush.decide()
         self.aborts = {op: v for op, v in verdicts.items() if v[0] == ABORT}
-        self.ring = self.ring_of(answers)
+        for i in answers.keys() - set(ring):
+            self.kill(i)  # it has left
+        self.ring = ring
         self.epoch += 1
         self.history[self.epoch] = tuple(self.ring)
         for node in self.random.sample(self.alive(), len(self.alive())):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import random
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.sim.cluster import AUTO, DIRECT, RAISED, RING, STABLE, STAR, Cluster, Node, Submission
+from tests.sim.cluster import AUTO, DIRECT, RING, STAR, Cluster, Node, Submission
+from tests.sim.coordinator import RAISED, STABLE, Answer
 from tests.sim.wire import NAMED, SEGMENT, Wire
 
 POOL_MAX = 512 + 200  # buffers: one for each possible link, and the windows of these small worlds
@@ -58,23 +58,23 @@ class Hostile(Cluster):
         self.broken.clear()
         return super().step()
 
-    def flush(self, node: Node) -> tuple[int, dict[int, dict[str, Any]]]:
+    def flush(self, node: Node) -> Answer:
         """What the evil report of themselves need not be so either."""
-        stable, ops = super().flush(node)
+        answer = super().flush(node)
         if node.index not in self.evil or self.random.random() < 0.6:
-            return stable, ops
-        for row in ops.values():
+            return answer
+        for row in answer.ops.values():
             if self.random.random() < 0.5:
-                row["final"] = [self.random.random() < 0.7 for _ in row["final"]]
+                row.final = [self.random.random() < 0.7 for _ in row.final]
             if self.random.random() < 0.1:
-                row["status"] = self.random.choice((STABLE, RAISED))
-                row["code"] = 2
-        return stable + (self.random.random() < 0.2) * self.random.randrange(4), ops
+                row.status, row.code = self.random.choice((STABLE, RAISED)), 2
+        for context in answer.stable:
+            answer.stable[context] += (self.random.random() < 0.2) * self.random.randrange(4)
+        return answer
 
     def drain(self, node: Node) -> None:
         super().drain(node)
-        for number in node.results:
-            node.buffers.pop(number, None)  # the caller's memory is its own again
+        node.ghosts.clear()  # the caller's memory is its own again
         stats = self.ffi.new("struct pccl_stats *")
         self.lib.pc_core_stats(node.core, stats)
         assert stats.scratch_bytes <= POOL_MAX * (SEGMENT + 16)

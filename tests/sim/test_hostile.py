@@ -7,7 +7,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tests.sim.cluster import AUTO, DIRECT, DONE, RING, RUN, Cluster, Node, Submission
+from tests.sim.cluster import AUTO, DIRECT, RING, Cluster, Node, Submission
+from tests.sim.coordinator import DONE, RUN
 from tests.sim.wire import ACK, COPY, MARK, NAMED, PART, READY, descriptor, frame
 
 

@@ -1,0 +1,185 @@
+"""Every collective, in groups, sub-groups and pairs, under a seed: values, outcomes, memory."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tests.sim import oracle
+from tests.sim.cluster import Cluster
+from tests.sim.coordinator import PEER_LOST, USAGE
+from tests.sim.programs import (
+    ALL_GATHER,
+    AVG,
+    DIRECT,
+    FLOAT32,
+    INT64,
+    REDUCE,
+    REDUCE_SCATTER,
+    RING,
+    SEND,
+    Maker,
+    Program,
+    Submission,
+)
+
+SIZES = (0, 1, 7, 8, 9, 40, 40, 150)
+
+
+def start(core: ModuleType, seed: int, *, least: int = 1, ops: int = 9) -> tuple[Cluster, Program]:
+    """A cluster whose members are about to submit a program of that seed."""
+    rng = random.Random(seed)
+    world = rng.randrange(least, 7)
+    cluster = Cluster(
+        core, world, seed, checksum=rng.random() < 0.5, links=rng.choice((1, 1, 2, 3)),
+        scratch=rng.choice((64, 64 * 40, 1 << 14)),
+    )  # fmt: skip
+    program = Maker(rng, world, SIZES).program(rng.randrange(1, ops))
+    for node, order in zip(cluster.nodes, program.orders, strict=True):
+        node.todo = list(order)
+    if world > 3 and rng.random() < 0.2:
+        cluster.cuts = set(rng.sample(range(world), 2))
+    cluster.install_first()
+    return cluster, program
+
+
+def wander(cluster: Cluster, most: int) -> None:
+    for _ in range(cluster.random.randrange(most)):
+        cluster.step()
+
+
+def plain(core: ModuleType, seed: int) -> None:
+    cluster, program = start(core, seed)
+    cluster.settle()
+    assert oracle.check(cluster, program.ops) == len(program.ops)
+    assert cluster.epoch == 1
+
+
+def refresh(core: ModuleType, seed: int) -> None:
+    """Views change, nobody goes: everything must end well."""
+    cluster, program = start(core, seed)
+    for _ in range(cluster.random.randrange(1, 4)):
+        wander(cluster, 2000)
+        cluster.repair(shuffle=cluster.random.random() < 0.5)
+    cluster.settle()
+    assert oracle.check(cluster, program.ops) == len(program.ops)
+
+
+def deaths(core: ModuleType, seed: int, *, late: bool = False) -> None:
+    """Members die, or leave, or are replaced by nobody; views may also change for nothing."""
+    cluster, program = start(core, seed, least=2)
+    rng = cluster.random
+    for _ in range(rng.randrange(1, 4)):
+        wander(cluster, 1500)
+        living = [n.index for n in cluster.alive()]
+        if len(living) < 2:
+            break
+        event = rng.random()
+        if event < 0.75:
+            cluster.kill(rng.choice(living))
+        elif event < 0.9:
+            cluster.nodes[rng.choice(living)].leaving = True
+        if late:
+            cluster.expire(rng.choice(cluster.alive()))
+        left = [n.index for n in cluster.alive()]
+        second = rng.choice(left) if rng.random() < 0.3 and len(left) > 1 else None
+        cluster.repair(also_dies=second, shuffle=rng.random() < 0.3)
+    cluster.settle()
+    oracle.check(cluster, program.ops, late=late)
+
+
+def late(core: ModuleType, seed: int) -> None:
+    deaths(core, seed, late=True)
+
+
+BLOCKS, EACH = 10, 30
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize("scene", [plain, refresh, deaths, late])
+def test_seeds(core: ModuleType, scene: object, block: int) -> None:
+    assert callable(scene)
+    for seed in range(block * EACH, block * EACH + EACH):
+        try:
+            scene(core, seed)
+        except BaseException as error:
+            error.add_note(f"{scene} seed {seed}")
+            raise
+
+
+# ---------------------------------------------------------------- what the seeds have found
+
+
+def two(core: ModuleType, sub: Submission, world: int = 2) -> Cluster:
+    """A cluster whose members have the op in their programs, and have not submitted it."""
+    cluster = Cluster(core, world, 1)
+    for node in cluster.nodes:
+        node.todo = [sub]
+    cluster.install_first()
+    return cluster
+
+
+def begin(cluster: Cluster, *indices: int) -> None:
+    for index in indices:
+        cluster.begin(cluster.nodes[index], cluster.nodes[index].todo.pop(0))
+
+
+def test_the_mean_of_nothing_is_no_number_when_one_is_alone_either(core: ModuleType) -> None:
+    for world in (1, 2):
+        sub = Submission(1, FLOAT32, AVG, size=5, weights=(0.0,) * world)
+        cluster = two(core, sub, world)
+        cluster.settle()
+        assert oracle.check(cluster, [sub]) == 1
+        assert np.isnan(cluster.nodes[0].buffers[1]).all()
+
+
+@pytest.mark.parametrize("route", [RING, DIRECT])
+@pytest.mark.parametrize("kind", [REDUCE, REDUCE_SCATTER])
+def test_marks_that_a_view_swallowed_are_said_again(
+    core: ModuleType, kind: int, route: int
+) -> None:
+    """The owner of what it alone gets has marked it; its marks are on their way when all stops."""
+    for steps in range(0, 400, 8):
+        pair = ((20, 0, 0), (0, 20, 0), (0, 0, 20))
+        sub = Submission(1, INT64, 0, kind=kind, root=1, route=route, size=20, pair=pair)
+        cluster = two(core, sub, 3)
+        begin(cluster, 0, 1, 2)
+        for _ in range(steps):
+            cluster.step()
+        cluster.repair()
+        cluster.settle()
+        assert oracle.check(cluster, [sub]) == 1
+
+
+def test_an_op_for_those_who_are_gone_asks_for_a_verdict_alone(core: ModuleType) -> None:
+    """Submitted between the answer to the flush and the view in which its member is alone."""
+    sub = Submission(1, INT64, 0, kind=ALL_GATHER, pair=((3, 3), (3, 3)))
+    cluster = two(core, sub)
+    node = cluster.nodes[0]
+    cluster.kill(1)
+    todo, node.todo = node.todo, []
+    answer = cluster.flush(node)
+    cluster.begin(node, todo[0])
+    cluster.repair_with({0: answer})
+    cluster.settle()
+    assert cluster.nodes[0].results[1][0] == PEER_LOST
+    assert cluster.epoch == 3
+
+
+def test_who_gets_nothing_waits_to_hear_so(core: ModuleType) -> None:
+    """Else the one who sends something would believe that it had been taken."""
+    sub = Submission(5 << 33 | 1, INT64, 0, kind=SEND, root=1, peers=(0, 1), pair=((0, 0), (0, 0)))
+    cluster = two(core, sub)
+    begin(cluster, 1)
+    cluster.nodes[0].todo.clear()
+    cluster.run()
+    assert not cluster.nodes[1].results
+    cluster.begin(cluster.nodes[0], replace(sub, pair=((0, 4), (0, 0))))
+    cluster.run()
+    assert [m[1:] for m in cluster.nodes[1].mismatches] == [("count", "0", "4")]
+    cluster.settle()
+    assert {n.results[sub.op_id][0] for n in cluster.nodes} == {USAGE}
