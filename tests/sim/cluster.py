@@ -85,7 +85,8 @@ class Cluster:
         self.bad: list[str] = []
         self.broken: list[tuple[Node, int]] = []  # links that a core wants closed
         self.history: dict[int, tuple[int, ...]] = {}
-        self.cuts: set[int] = set()  # members whose link to some other is known to be broken
+        self.cuts: set[frozenset[int]] = set()  # two members whose links are broken
+        self.most_cuts = 0
         self.aborts: dict[int, Verdict] = {}
         self.segment, self.scratch = segment, scratch
         self.event = self.ffi.new("struct pc_core_event *")
@@ -130,6 +131,7 @@ class Cluster:
     def install_first(self) -> None:
         self.epoch = 1
         self.ring = [n.index for n in self.nodes]
+        self.mend()
         self.history[1] = tuple(self.ring)
         for node in self.nodes:
             self.install(node, {}, 0, fresh=True)
@@ -139,8 +141,9 @@ class Cluster:
     ) -> None:
         ffi, world = self.ffi, len(self.ring)
         place = self.ring.index(node.index)
-        rows = [{"peer": self.nodes[i].peer, "cut": i in self.cuts} for i in self.ring]
-        members = ffi.new("struct pccl_member[]", rows)
+        members = ffi.new("struct pccl_member[]", [{"peer": self.nodes[i].peer} for i in self.ring])
+        cuts = [tuple(self.ring.index(i) for i in edge) for edge in self.cuts]
+        edges = ffi.new("struct pccl_edge[]", cuts)
         keep: list[Any] = [members]
         rows = ffi.new("struct pccl_verdict[]", max(1, len(verdicts)))
         for row, (op, (outcome, holders, status, text)) in zip(
@@ -159,6 +162,8 @@ class Cluster:
                 "self": place,
                 "member_count": world,
                 "members": members,
+                "cut_count": len(cuts),
+                "cuts": edges,
                 "stable": stable,
                 "verdict_count": len(verdicts),
                 "verdicts": rows,
@@ -272,6 +277,8 @@ class Cluster:
 
     def transmit(self, node: Node, link: int, limit: int) -> bool:
         """Moves up to `limit` bytes from a core into its link's pipe."""
+        if self.is_cut(node, link):
+            return False
         slices = self.slices
         count = self.lib.pc_core_tx(node.core, link, slices)
         if not count:
@@ -284,6 +291,8 @@ class Cluster:
 
     def offer(self, node: Node, link: int, limit: int) -> bool:
         """Feeds up to `limit` bytes of the pipe; sometimes straight into the payload's place."""
+        if self.is_cut(node, link):
+            return False
         pipe = node.links[link].incoming
         if not limit:
             self.lib.pc_core_feed(node.core, link, self.ffi.NULL, 0)
@@ -303,6 +312,26 @@ class Cluster:
         del pipe.data[:n]
         self.drain(node)
         return n > 0
+
+    def is_cut(self, node: Node, link: int) -> bool:
+        return bool(self.cuts) and frozenset((node.index, node.links[link].far)) in self.cuts
+
+    def cut(self, one: int, other: int) -> None:
+        """Breaks the links of two members, to be known in the next view."""
+        self.cuts.add(frozenset((one, other)))
+
+    def mend(self) -> None:
+        """Of the broken links only those stay broken whose ends both reach some third member."""
+        self.cuts = {edge for edge in self.cuts if edge <= set(self.ring)}
+        for edge in sorted(self.cuts, key=sorted):
+            reaches = [
+                all(frozenset((end, third)) not in self.cuts for end in edge)
+                for third in self.ring
+                if third not in edge
+            ]
+            if not any(reaches):
+                self.cuts.remove(edge)
+        self.most_cuts = max(self.most_cuts, len(self.cuts))
 
     def alive(self) -> list[Node]:
         return [n for n in self.nodes if n.alive]
@@ -439,6 +468,7 @@ class Cluster:
         for i in answers.keys() - set(ring):
             self.kill(i)  # it has left
         self.ring = ring
+        self.mend()
         self.epoch += 1
         self.history[self.epoch] = tuple(self.ring)
         for node in self.random.sample(self.alive(), len(self.alive())):

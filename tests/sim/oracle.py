@@ -94,7 +94,7 @@ def assert_bounded(cluster: Cluster, node: Node) -> None:
     """Scratch: in proportion to what was granted, with floors per member and per link."""
     stats = cluster.ffi.new("struct pccl_stats *")
     cluster.lib.pc_core_stats(node.core, stats)
-    floor = 16 * len(cluster.nodes) + len(node.links) + 4
+    floor = 16 * len(cluster.nodes) + len(node.links) + 4 + 32 * cluster.most_cuts
     most = 2 * cluster.scratch // cluster.segment + floor
     assert stats.scratch_bytes <= most * (cluster.segment + 16)
 

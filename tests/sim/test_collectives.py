@@ -41,8 +41,8 @@ def start(core: ModuleType, seed: int, *, least: int = 1, ops: int = 9) -> tuple
     program = Maker(rng, world, SIZES).program(rng.randrange(1, ops))
     for node, order in zip(cluster.nodes, program.orders, strict=True):
         node.todo = list(order)
-    if world > 3 and rng.random() < 0.2:
-        cluster.cuts = set(rng.sample(range(world), 2))
+    if world > 2 and rng.random() < 0.2:
+        cluster.cut(*rng.sample(range(world), 2))
     cluster.install_first()
     return cluster, program
 
@@ -64,6 +64,8 @@ def refresh(core: ModuleType, seed: int) -> None:
     cluster, program = start(core, seed)
     for _ in range(cluster.random.randrange(1, 4)):
         wander(cluster, 2000)
+        if len(cluster.ring) > 2 and cluster.random.random() < 0.3:
+            cluster.cut(*cluster.random.sample(cluster.ring, 2))
         cluster.repair(shuffle=cluster.random.random() < 0.5)
     cluster.settle()
     assert oracle.check(cluster, program.ops) == len(program.ops)
@@ -86,6 +88,8 @@ def deaths(core: ModuleType, seed: int, *, late: bool = False) -> None:
         if late:
             cluster.expire(rng.choice(cluster.alive()))
         left = [n.index for n in cluster.alive()]
+        if len(left) > 2 and rng.random() < 0.2:
+            cluster.cut(*rng.sample(left, 2))
         second = rng.choice(left) if rng.random() < 0.3 and len(left) > 1 else None
         cluster.repair(also_dies=second, shuffle=rng.random() < 0.3)
     cluster.settle()

@@ -68,7 +68,7 @@ class Wire:
         self.partial += blob
         out = b""
         while len(self.partial) >= 32:
-            size = 32 + int.from_bytes(self.partial[3:6], "little")
+            size = 32 + 4 * (self.partial[2] >> 2 & 1) + int.from_bytes(self.partial[3:6], "little")
             if len(self.partial) < size:
                 break
             whole = bytes(self.partial[:size])
