@@ -39,6 +39,15 @@ static void take_buffer(pc_core *core, struct pc_link *link) {
     link->target = PC_RX_BUFFER;
 }
 
+/* Frames of a member that may wait here: so many for each whom it does not reach. */
+static uint32_t cargo_max(const pc_core *core, uint32_t from) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < core->cut_count; i++)
+        if (core->cuts[i].a == from || core->cuts[i].b == from)
+            most += PC_RELAY_CREDIT;
+    return most;
+}
+
 /* A frame that is not between the two ends of the link: for us, or to be passed on by us. */
 static const char *judge_relay(const pc_core *core, struct pc_link *link) {
     const struct pc_header *header = &link->header;
@@ -50,7 +59,7 @@ static const char *judge_relay(const pc_core *core, struct pc_link *link) {
         return NULL;
     if (header->from != link->pair->index || pc_is_cut(core, core->self, header->to))
         return "a relayed frame that cannot be";
-    if (core->pairs[header->from]->carried >= PC_RELAY_CREDIT)
+    if (core->pairs[header->from]->carried >= cargo_max(core, header->from))
         return "more frames to be passed on than allowed";
     return NULL;
 }

@@ -14,6 +14,7 @@ from tests.sim.cluster import Cluster
 from tests.sim.coordinator import PEER_LOST, USAGE
 from tests.sim.programs import (
     ALL_GATHER,
+    ALL_TO_ALL,
     AVG,
     DIRECT,
     FLOAT32,
@@ -187,3 +188,26 @@ def test_who_gets_nothing_waits_to_hear_so(core: ModuleType) -> None:
     assert [m[1:] for m in cluster.nodes[1].mismatches] == [("count", "0", "4")]
     cluster.settle()
     assert {n.results[sub.op_id][0] for n in cluster.nodes} == {USAGE}
+
+
+def test_a_relay_for_one_who_does_not_reach_two(core: ModuleType) -> None:
+    """Each of the two may have its share of frames waiting at the relay."""
+    everybody = tuple((2000,) * 4 for _ in range(4))
+    for route in (DIRECT, RING):
+        sub = Submission(1, INT64, 0, kind=ALL_TO_ALL, route=route, pair=everybody)
+        cluster = Cluster(core, 4, route)
+        cluster.cut(0, 2)
+        cluster.cut(0, 3)
+        for node in cluster.nodes:
+            node.todo = [sub]
+        cluster.install_first()
+        assert len(cluster.cuts) == 2
+        begin(cluster, 0, 1, 2, 3)
+        for _ in range(50):  # all that comes to the relay before it passes anything on
+            for node in (0, 2, 3):
+                for link in cluster.nodes[node].links:
+                    cluster.transmit(cluster.nodes[node], link, 1 << 16)
+            for link in cluster.nodes[1].links:
+                cluster.offer(cluster.nodes[1], link, 1 << 16)
+        cluster.settle()
+        assert oracle.check(cluster, [sub]) == 1
