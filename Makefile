@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # PyTorch's own index has the small build for CPUs; it is used when it can be reached.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# of each target
+FUZZ_SECONDS ?= 60
 
 BIN := .venv/bin
 STAMPS := .venv/.stamps
@@ -15,7 +17,7 @@ CHECKED := $(patsubst native/src/%.c,build/check/%.o,$(wildcard native/src/*.c))
 SAY := @printf '%s\n'
 
 .DELETE_ON_ERROR:
-.PHONY: help setup preflight demo test check bench mpi asan tsan dist clean
+.PHONY: help setup preflight demo test check bench mpi asan tsan fuzz corpus callgrind dist clean
 
 help:
 	$(SAY) "make setup   the virtual environment, PyTorch, the extension (the others call it)" \
@@ -26,6 +28,8 @@ help:
 	       "make mpi     MPICH and Open MPI for it, into build/mpi/" \
 	       "make asan    data-plane tests under address and undefined-behaviour sanitizers" \
 	       "make tsan    data-plane tests under the thread sanitizer" \
+	       "make fuzz    libFuzzer on every target, FUZZ_SECONDS=60 each; make corpus: its seeds anew" \
+	       "make callgrind  instructions per byte of an all-reduce beside the recorded ones" \
 	       "make dist    wheel and source distribution into dist/" \
 	       "make clean   what was built, not .venv"
 
@@ -106,6 +110,16 @@ asan: setup
 
 tsan: setup
 	@native/tests/sanitize.sh thread build/tsan
+
+fuzz:
+	@native/fuzz/run.sh $(FUZZ_SECONDS)
+
+# After a change of the wire, or of what a record of an input means.
+corpus:
+	@$(MAKE) -s -C native/fuzz OUT=$(CURDIR)/build/fuzz corpus
+
+callgrind:
+	@native/tests/callgrind.sh
 
 dist: setup
 	@$(BIN)/python -m build --no-isolation --outdir dist .

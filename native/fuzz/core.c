@@ -22,7 +22,7 @@ static void submit(struct fz_world *world, uint32_t m, uint8_t where, struct fz_
     uint64_t id = world->members[m].unnamed + 1;
     uint64_t name = where / 8 % 16;
     if (name >= 12) /* few names, so that members meet */
-        id = UINT64_C(1) << 32 | name;
+        id = FZ_NAMED | name;
     struct pccl_op args = fz_args(world, &bytes);
     args.name = name >= 12 ? name : 0;
     const struct fz_plan *plan = fz_plan(world, id, &args);

@@ -62,9 +62,8 @@ static void run(const uint8_t *bytes, size_t size) {
     FZ_CHECK(own);
     memcpy(own, bytes, size);
     alarm(20); /* an input that takes longer is a finding */
-    size_t before = __sanitizer_get_current_allocated_bytes
-                        ? __sanitizer_get_current_allocated_bytes()
-                        : 0;
+    size_t before =
+        __sanitizer_get_current_allocated_bytes ? __sanitizer_get_current_allocated_bytes() : 0;
     LLVMFuzzerTestOneInput(own, size);
     if (__sanitizer_get_current_allocated_bytes && runs > 10) /* stdio and tables have theirs now */
         FZ_CHECK(__sanitizer_get_current_allocated_bytes() <= before);
@@ -117,10 +116,10 @@ static size_t cut_out(uint8_t *bytes, size_t size, size_t at, size_t n) {
 }
 
 static void change_number(uint8_t *bytes, size_t size) {
-    static const uint32_t edges[] = {0,       1,          2,          3,          31,        32, 33,
-                                     63,      64,         65,         0x7f,       0x80,      0xff,
-                                     0x7fff,  0x8000,     0xffff,     0x10000,    0x3fffff,  0x400000,
-                                     0x400001, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff};
+    static const uint32_t edges[] = {
+        0,       1,        2,        3,        31,         32,         33,         63,
+        64,      65,       0x7f,     0x80,     0xff,       0x7fff,     0x8000,     0xffff,
+        0x10000, 0x3fffff, 0x400000, 0x400001, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff};
     size_t width = (size_t)1 << draw(4);
     if (size < width)
         return;
@@ -140,7 +139,8 @@ static void change_number(uint8_t *bytes, size_t size) {
     memcpy(bytes + at, &value, width);
 }
 
-/* A record grows or shrinks by a few bytes or to a length that matters; its number is kept right. */
+/* A record grows or shrinks by a few bytes or to a length that matters; its number is kept right.
+ */
 static size_t resize_record(uint8_t *bytes, size_t size, struct span span) {
     static const uint16_t lengths[] = {0, 1, 31, 32, 33, 63, 64, 65, 96, 97, 128, 600};
     size_t have = span.n - FZ_RECORD_BYTES;

@@ -16,7 +16,7 @@ static void submit_ops(struct fz_world *world, uint8_t how) {
                                .timeout_ns = UINT64_C(1000000000)};
         if (args.kind == PCCL_BROADCAST)
             args.root_peer = world->members[how / 8 % FZ_DEMUX_COUNT].peer;
-        uint64_t id = named ? UINT64_C(1) << 32 | 7 : i + 1;
+        uint64_t id = named ? FZ_NAMED | 7 : i + 1;
         fz_plan(world, id, &args);
         for (uint32_t m = 0; m < world->count; m++)
             fz_submit(world, m, id, &args);

@@ -38,11 +38,11 @@ static void save(const struct seed *seed, const char *target, const char *name, 
     FZ_CHECK(fclose(file) == 0);
 }
 
-/* ---- demux, frame: what two of four members say to the other two ------------------------------- */
+/* ---- demux, frame: what two of four members say to the other two -------------------------------
+ */
 
 /* The next frame that a core would send on a link, whole; 0: none. */
-static size_t next_frame(struct fz_world *world, uint32_t m, uint32_t e, uint8_t *out,
-                         size_t max) {
+static size_t next_frame(struct fz_world *world, uint32_t m, uint32_t e, uint8_t *out, size_t max) {
     struct pc_slice slices[PC_SLICES_MAX];
     int count = pc_core_tx(world->members[m].core, world->members[m].ends[e].id, slices);
     struct pc_header header = {0};
@@ -128,10 +128,10 @@ static void save_demux_and_frame(void) {
     save(&shakes, "frame", "shake", 0);
 }
 
-/* ---- core: calls ------------------------------------------------------------------------------- */
+/* ---- core: calls -------------------------------------------------------------------------------
+ */
 
-static void add_random(struct seed *seed, uint8_t what, uint8_t where, size_t n,
-                       uint64_t *random) {
+static void add_random(struct seed *seed, uint8_t what, uint8_t where, size_t n, uint64_t *random) {
     uint8_t bytes[64];
     for (size_t i = 0; i < n; i++)
         bytes[i] = (uint8_t)fz_random(random);
@@ -180,11 +180,51 @@ static void save_calls(uint32_t number) {
     save(&seed, "core", "calls", number);
 }
 
+/* ---- handshake ---------------------------------------------------------------------------------
+ */
+
+enum { CALL = 0, SHAKE = 1, SAY = 3, HANG_UP = 4, LATER = 5, VIEW = 6, WAIT = 7 };
+
+static void save_shakes(uint32_t number) {
+    static struct seed seed;
+    seed.size = 0;
+    uint64_t random = number + 1;
+    add(&seed, VIEW, number % 3 ? 0x1f : 9, NULL, 0);
+    add(&seed, WAIT, (uint8_t)(4 | number % 2), NULL, 0);
+    for (uint8_t i = 0; i < 6; i++) {
+        const uint8_t right[3] = {0, i, 0}, wrong[3] = {(uint8_t)number, i, 0},
+                      some[3] = {0, i, 150};
+        const uint8_t bits[5] = {0, i, 0, (uint8_t)fz_random(&random), 4};
+        add(&seed, CALL, 0, NULL, 0);
+        if (number % 4 == 2)
+            add(&seed, SHAKE, i, some, sizeof some);
+        if (number % 5 == 4)
+            add(&seed, SHAKE, i, bits, sizeof bits);
+        add(&seed, SHAKE, i, i % 3 ? right : wrong, sizeof right);
+        if (number % 4 == 3)
+            add_random(&seed, SAY, i, 40, &random);
+        add(&seed, WAIT, 6, NULL, 0);
+    }
+    if (number % 3 == 1)
+        add(&seed, VIEW, 0x0a, NULL, 0);
+    if (number % 6 == 5) { /* a flood */
+        add(&seed, CALL, 0, NULL, 0);
+        seed.bytes[seed.size - FZ_RECORD_BYTES + 2] = 240;
+    }
+    const uint8_t ms[2] = {(uint8_t)(number * 40), 20};
+    add(&seed, LATER, 0, ms, sizeof ms);
+    add(&seed, HANG_UP, 1, NULL, 0);
+    add(&seed, WAIT, 4, NULL, 0);
+    save(&seed, "handshake", "shakes", number);
+}
+
 int main(int argc, char **argv) {
     FZ_CHECK(argc == 2);
     folder = argv[1];
     save_demux_and_frame();
     for (uint32_t i = 0; i < 24; i++)
         save_calls(i);
+    for (uint32_t i = 0; i < 12; i++)
+        save_shakes(i);
     return 0;
 }

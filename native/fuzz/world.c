@@ -173,8 +173,8 @@ static void raise_end(struct fz_world *world, uint32_t index, uint32_t i, uint32
     struct fz_member *member = &world->members[index];
     uint8_t *bytes = malloc(FZ_PIPE_MAX);
     FZ_CHECK(bytes);
-    member->ends[i] = (struct fz_end){.up = true, .far = far, .far_end = far_end, .id = -1,
-                                      .in = {.bytes = bytes}};
+    member->ends[i] = (struct fz_end){
+        .up = true, .far = far, .far_end = far_end, .id = -1, .in = {.bytes = bytes}};
     if (member->core)
         member->ends[i].id = pc_core_link_new(member->core, world->members[far].peer);
     FZ_CHECK(!member->core || member->ends[i].id >= 0);
@@ -303,8 +303,7 @@ size_t fz_deliver(struct fz_world *world, uint32_t index, uint32_t i, size_t lim
     return taken;
 }
 
-void fz_inject(struct fz_world *world, uint32_t index, uint32_t i, const uint8_t *bytes,
-               size_t n) {
+void fz_inject(struct fz_world *world, uint32_t index, uint32_t i, const uint8_t *bytes, size_t n) {
     struct fz_end *end = &world->members[index].ends[i];
     if (!end->up || !n || n > room(&end->in))
         return;

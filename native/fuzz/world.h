@@ -18,6 +18,7 @@
 #define FZ_SEGMENT_BYTES 64
 #define FZ_SCRATCH_BYTES (1u << 14)
 #define FZ_ELEMENTS_MAX  600
+#define FZ_NAMED         (UINT64_C(1) << 32) /* in an op id */
 
 /* An op as the program has it on all members; those that deviate differ in one field. */
 struct fz_plan {
@@ -126,6 +127,7 @@ void fz_kill(struct fz_world *world, uint32_t member);
 void fz_view(struct fz_world *world, struct fz_reader *twist);
 void fz_install(struct fz_world *world, uint32_t member);
 void fz_install_all(struct fz_world *world);
+void fz_view_free(struct fz_view *view);
 
 /* Until nothing moves. */
 void fz_pump(struct fz_world *world);
