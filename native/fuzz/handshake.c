@@ -28,12 +28,13 @@
 struct call {
     int fd;        /* ours; -1: free */
     int their_fd;  /* waits to be accepted; -1: it was */
-    uint64_t peer; /* who is called: by the engine, or in a handshake that is right; else 0 */
-    bool outbound; /* the engine called */
+    uint64_t peer; /* outbound: whom the engine calls */
+    bool outbound;
     uint8_t said[PC_HANDSHAKE_BYTES];
     uint32_t said_count, heard_count;
     bool more;        /* something was said after the handshake: frames, which may be bad */
-    bool may_be_gone; /* a view was installed without the peer */
+    bool may_be_gone; /* a view was installed without the peer, or its time was over */
+    uint64_t born_ns;
 };
 
 static struct call calls[CALLS_MAX];
@@ -70,7 +71,7 @@ static int pair_for(struct call *call) {
     int fds[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
         return -1;
-    *call = (struct call){.fd = fds[0], .their_fd = -1};
+    *call = (struct call){.fd = fds[0], .their_fd = -1, .born_ns = now_ns};
     return fds[1];
 }
 
@@ -205,6 +206,7 @@ static void say(struct call *call, const uint8_t *bytes, size_t n) {
         else
             call->more = true;
     }
+    call->may_be_gone |= now_ns - call->born_ns >= HANDSHAKE_MS * UINT64_C(1000000);
     right_ever += unfinished && right_shake(call);
 }
 

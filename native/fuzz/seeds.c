@@ -109,6 +109,25 @@ static void record_traffic(uint8_t how, uint8_t where, uint32_t number, struct s
     fz_world_close(&world);
 }
 
+/* Parts of ops that nobody has, more than there is scratch for. */
+static void save_flood(void) {
+    static struct seed seed;
+    seed.size = 0;
+    add(&seed, 0, 0, "seed", 4);
+    for (uint32_t i = 0; i < 8; i++) {
+        uint8_t blob[PC_HEADER_BYTES + FZ_SEGMENT_BYTES] = {0};
+        struct pc_header header = {.type = PC_PART,
+                                   .epoch = 1,
+                                   .op = 1000 + i / 4,
+                                   .segment = i,
+                                   .length = FZ_SEGMENT_BYTES};
+        pc_header_put(blob, &header, blob + PC_HEADER_BYTES);
+        add(&seed, FZ_FITTED, i % 2 << 1, blob, sizeof blob);
+        seed.bytes[seed.size - FZ_RECORD_BYTES - sizeof blob + 2] = 255; /* times */
+    }
+    save(&seed, "demux", "flood", 0);
+}
+
 static void save_demux_and_frame(void) {
     static const uint8_t how[] = {0, 1, 2, 3, 5, 7, 8 + 3, 16 + 1, 24 + 2, 24 + 7};
     for (uint32_t i = 0; i < sizeof how; i++) {
@@ -222,6 +241,7 @@ int main(int argc, char **argv) {
     FZ_CHECK(argc == 2);
     folder = argv[1];
     save_demux_and_frame();
+    save_flood();
     for (uint32_t i = 0; i < 24; i++)
         save_calls(i);
     for (uint32_t i = 0; i < 12; i++)

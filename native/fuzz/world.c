@@ -133,6 +133,17 @@ static void check_deadline(const struct fz_member *member) {
             FZ_CHECK(at <= member->ops[i].due_ns);
 }
 
+/* Whom a core wants to reach: somebody else, each once. */
+static void check_wanted(const struct fz_world *world, struct fz_member *member) {
+    uint32_t times = 0;
+    for (uint64_t peer; (peer = pc_core_wanted(member->core)) != 0; times++) {
+        bool known = false;
+        for (uint32_t m = 0; m < world->count; m++)
+            known |= world->members[m].peer == peer && &world->members[m] != member;
+        FZ_CHECK(known && times < world->count);
+    }
+}
+
 void fz_check(struct fz_world *world, uint32_t index) {
     struct fz_member *member = &world->members[index];
     if (!member->core)
@@ -143,6 +154,7 @@ void fz_check(struct fz_world *world, uint32_t index) {
         FZ_CHECK(left--);
         on_event(world, member, &event);
     }
+    check_wanted(world, member);
     for (uint32_t i = 0; i < FZ_ENDS_MAX; i++)
         if (member->ends[i].up && member->ends[i].broken)
             fz_unlink(world, index, i);
