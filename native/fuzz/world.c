@@ -94,6 +94,8 @@ static void on_event(struct fz_world *world, struct fz_member *member,
         FZ_CHECK(end && !end->broken); /* told once, of a link that is */
         FZ_CHECK(event->event.reason[0]);
         FZ_CHECK(!world->honest);
+        FZ_CHECK(world->twisted || member->evil || world->members[end->far].evil ||
+                 strstr(event->event.reason, "differs")); /* innocents blame nobody */
         end->broken = true;
         world->links_bad++;
         return;
