@@ -19,17 +19,13 @@ static uint32_t living(const struct fz_world *world) {
 
 /* The next op in order, or a named one; now and then with another descriptor than the others. */
 static void submit(struct fz_world *world, uint32_t m, uint8_t where, struct fz_reader bytes) {
-    uint64_t id = world->members[m].unnamed + 1;
+    struct fz_wish wish = fz_wish(world, &bytes);
     uint64_t name = where / 8 % 16;
-    if (name >= 12) /* few names, so that members meet */
-        id = FZ_NAMED | name;
-    struct pccl_op args = fz_args(world, &bytes);
-    args.name = name >= 12 ? name : 0;
-    const struct fz_plan *plan = fz_plan(world, id, &args);
-    if (!plan)
-        return;
-    bool deviates = where >= 252;
-    fz_submit(world, m, id, deviates ? &args : &plan->args);
+    wish.args.name = name >= 12 ? name : 0; /* few names, so that members meet */
+    uint64_t id = fz_next_id(world, m, &wish);
+    const struct fz_plan *plan = fz_plan(world, id, &wish);
+    if (plan)
+        fz_submit(world, m, id, where >= 252 ? &wish : &plan->wish);
 }
 
 static void steps(struct fz_world *world, uint32_t count, bool whole) {

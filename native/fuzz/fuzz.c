@@ -56,12 +56,12 @@ void fz_seal(uint8_t *frame, size_t n, enum fz_honesty honesty, uint32_t epoch) 
     (void)pc_header_get(frame, &header); /* the fields; what is wrong with them is the point */
     size_t payload = n - PC_HEADER_BYTES;
     if (honesty == FZ_FITTED) {
-        header.flags &= PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC;
+        header.flags = (uint8_t)(header.flags & (PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC));
         header.length = (uint32_t)payload;
         header.epoch = epoch;
     }
     if (header.length > payload)
-        header.flags &= (uint16_t)~PC_FLAG_PAYLOAD_CRC;
+        header.flags = (uint8_t)(header.flags & ~PC_FLAG_PAYLOAD_CRC);
     pc_header_put(frame, &header, frame + PC_HEADER_BYTES);
 }
 

@@ -159,7 +159,7 @@ static void add_random(struct seed *seed, uint8_t what, uint8_t where, size_t n,
 
 static void add_submits(struct seed *seed, uint32_t count, uint64_t *random) {
     for (uint32_t i = 0; i < count; i++)
-        add_random(seed, FZ_SUBMIT_ALL, (uint8_t)(fz_random(random) % 252), 7, random);
+        add_random(seed, FZ_SUBMIT_ALL, (uint8_t)(fz_random(random) % 252), 8, random);
 }
 
 static void add_steps(struct seed *seed, uint32_t count, uint64_t *random) {

@@ -19,24 +19,48 @@
 #define FZ_SCRATCH_BYTES (1u << 14)
 #define FZ_ELEMENTS_MAX  600
 #define FZ_NAMED         (UINT64_C(1) << 32) /* in an op id */
+#define FZ_SUBGROUPS     3                   /* contexts 1..3 */
+#define FZ_PAIRS         8                   /* contexts from here on: from one member to another */
+#define FZ_CONTEXTS      (FZ_PAIRS + FZ_MEMBERS_MAX * FZ_MEMBERS_MAX)
 
 /* An op as the program has it on all members; those that deviate differ in one field. */
+struct fz_wish {
+    struct pccl_op args; /* without memory and peers */
+    uint8_t among;       /* bits of members; 0: all that the submitter's view has */
+    uint8_t uneven;      /* makes blocks differ in size */
+    bool apart;          /* input and result are not one memory */
+};
+
 struct fz_plan {
     uint64_t id;
-    struct pccl_op args; /* without memory */
+    struct fz_wish wish;
 };
 
 enum fz_op_state { FZ_UNUSED = 0, FZ_RUNNING, FZ_ENDED };
+
+/* A tensor of an op. What is only read must be as it was. */
+struct fz_tensor {
+    uint8_t *bytes; /* until the op has ended: then it is the caller's, and is freed */
+    size_t n;
+    bool written;
+    uint32_t digest; /* of what it was filled with */
+    uint8_t pattern; /* what each byte is to be at the end; 0: that depends */
+};
+
+#define FZ_TENSORS_MAX (2 * FZ_MEMBERS_MAX)
 
 struct fz_op {
     enum fz_op_state state;
     uint64_t id;
     struct pccl_op args;
-    uint8_t *data; /* until it has ended: then it is the caller's, and is freed */
+    uint64_t peers[FZ_MEMBERS_MAX];
+    struct pccl_block sends[FZ_MEMBERS_MAX], receives[FZ_MEMBERS_MAX];
+    struct fz_tensor tensors[FZ_TENSORS_MAX];
+    uint32_t tensor_count;
     uint64_t due_ns;
     bool told_late; /* its deadline has passed and been told, in this view */
     int status;
-    uint32_t digest;
+    uint32_t digest; /* of what it wrote */
     uint32_t contributors_min, contributors_max;
 };
 
@@ -61,7 +85,8 @@ struct fz_member {
     struct fz_end ends[FZ_ENDS_MAX];
     struct fz_op ops[FZ_OPS_MAX];
     uint32_t op_count;
-    uint32_t unnamed; /* submitted in this line */
+    uint32_t unnamed[FZ_CONTEXTS]; /* submitted in this line, by context */
+    uint8_t ring;                  /* bits of the members of its view */
     uint32_t epoch;
     bool flushed;
 };
@@ -112,12 +137,20 @@ void fz_inject(struct fz_world *world, uint32_t member, uint32_t end, const uint
 /* The k-th whole frame on its way and how long it is; NULL: there is none. */
 uint8_t *fz_frame(struct fz_world *world, uint32_t member, uint32_t end, uint32_t k, size_t *n);
 
-/* Arguments that the shell would let pass, from any bytes. */
-struct pccl_op fz_args(const struct fz_world *world, struct fz_reader *bytes);
-/* The plan of an op id: the one there is, or `args` from now on. NULL: too many. */
-const struct fz_plan *fz_plan(struct fz_world *world, uint64_t id, const struct pccl_op *args);
-/* Submits with memory of its own. false: nothing was submitted. */
-bool fz_submit(struct fz_world *world, uint32_t member, uint64_t id, const struct pccl_op *args);
+/* What the shell would let pass, from any bytes. */
+struct fz_wish fz_wish(const struct fz_world *world, struct fz_reader *bytes);
+/* The next op id of a member for such a wish. */
+uint64_t fz_next_id(const struct fz_world *world, uint32_t member, const struct fz_wish *wish);
+/* The plan of an op id: the one there is, or `wish` from now on. NULL: too many. */
+const struct fz_plan *fz_plan(struct fz_world *world, uint64_t id, const struct fz_wish *wish);
+/* Submits with memory of its own. false: nothing was submitted, if only since it is not its op. */
+bool fz_submit(struct fz_world *world, uint32_t member, uint64_t id, const struct fz_wish *wish);
+
+/* tensor.c: the memory of an op, by kind; and what must hold of it at the end. */
+bool fz_tensors_make(struct fz_world *world, uint32_t member, struct fz_op *op,
+                     const struct fz_wish *wish);
+void fz_tensors_free(struct fz_op *op);
+void fz_tensors_check(const struct fz_world *world, struct fz_op *op);
 void fz_advance(struct fz_world *world, uint64_t ns);
 void fz_fail(struct fz_world *world, uint32_t member);
 void fz_kill(struct fz_world *world, uint32_t member);

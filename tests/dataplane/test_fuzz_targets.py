@@ -62,7 +62,7 @@ def test_the_corpus_is_of_this_wire(built: Path) -> None:
     """Recorded traffic ends every op it is of; after a change: make -C native/fuzz corpus."""
     found = summary(fuzz(built / "fuzz-demux", "demux", 0).stdout)
     files = len(list((FUZZ / "corpus" / "demux").glob("traffic-*")))
-    assert found["well"] == 2 * 5 * files, found
+    assert found["well"] == 2 * 8 * files, found
 
 
 def test_a_planted_fault_is_found(built: Path) -> None:
