@@ -178,6 +178,11 @@ static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdi
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         int32_t holder = verdict->holder_count ? verdict->holders[i] : PCCL_HOLDER_REDO;
+        if (segment->state == PC_MARKED && holder >= 0) { /* not all have heard, or it was a lie */
+            segment->state = pc_op_out(op, i) ? PC_FINAL : PC_INTACT;
+            op->final_count -= segment->state == PC_INTACT;
+            op->marked_count--;
+        }
         if (segment->state == PC_MARKED)
             continue;
         if (holder == PCCL_HOLDER_ALL) {
