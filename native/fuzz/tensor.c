@@ -168,9 +168,8 @@ bool fz_tensors_make(struct fz_world *world, uint32_t self, struct fz_op *op,
     uint8_t among = wish->among ? wish->among : world->members[self].ring;
     if (!(among >> self & 1))
         return false;
-    uint32_t root = member_of(world, wish->args.root_peer);
-    if (wish->args.root_peer && !wish->among && !(among >> root & 1))
-        return false; /* a rank that the group does not have any more */
+    if (wish->args.root_peer) /* it may be gone, and still be meant */
+        among |= (uint8_t)(1u << member_of(world, wish->args.root_peer));
     bool one = wish->args.kind <= PCCL_REDUCE;
     if (!one || wish->args.context)
         choose_peers(world, op, among);
