@@ -344,6 +344,7 @@ void fz_view(struct fz_world *world, struct fz_reader *twist) {
     now->view.member_count = answers.ring_count;
     now->view.verdict_count = count;
     int32_t cut = fz_random(&world->random) % 8 == 0; /* then everything takes the ring */
+    world->relays |= cut != 0;
     for (uint32_t r = 0; r < answers.ring_count; r++) {
         uint64_t peer = world->members[answers.ring[r]].peer;
         now->ring[r] = answers.ring[r];

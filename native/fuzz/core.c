@@ -4,6 +4,8 @@
  * op of the others ends, once, and one more works. */
 #include "core.h"
 
+#include <string.h>
+
 #include "frame.h"
 #include "fuzz.h"
 #include "scenes.h"
@@ -28,15 +30,38 @@ static void submit(struct fz_world *world, uint32_t m, uint8_t where, struct fz_
         fz_submit(world, m, id, where >= 252 ? &wish : &plan->wish);
 }
 
+/* One of the frames on their way from a liar says something else, or comes twice. */
+static void pervert(struct fz_world *world, uint32_t m, uint32_t e) {
+    const struct fz_end *end = &world->members[m].ends[e];
+    uint32_t draw = fz_random(&world->random);
+    size_t n;
+    uint8_t *frame = fz_frame(world, end->far, end->far_end, draw % 4, &n);
+    if (!frame || draw / 4 % 4)
+        return;
+    uint8_t twin[1024];
+    if (draw / 16 % 4 == 0 && n <= sizeof twin) {
+        memcpy(twin, frame, n);
+        fz_inject(world, end->far, end->far_end, twin, n); /* if it was the last, in one piece */
+        return;
+    }
+    for (uint32_t edits = 1 + draw / 64 % 3; edits; edits--) {
+        uint32_t edit = fz_random(&world->random);
+        size_t at = edit % 4 ? edit / 4 % (PC_HEADER_BYTES - 8) : edit / 4 % n;
+        frame[at] =
+            edit / 4096 % 2 ? (uint8_t)(frame[at] + edit / 8192 % 3 - 1) : (uint8_t)(edit / 8192);
+    }
+    fz_seal(frame, n, FZ_FITTED, world->now.view.epoch);
+}
+
 static void steps(struct fz_world *world, uint32_t count, bool whole) {
     for (uint32_t i = 0; i < count; i++) {
         uint32_t draw = fz_random(&world->random);
         uint32_t m = draw % world->count, e = draw / 8 % FZ_ENDS_MAX;
         size_t limit = whole ? FZ_PIPE_MAX : 1 + draw / 256 % 200;
-        if (draw / 128 % 2)
-            fz_transmit(world, m, e, limit);
-        else
+        if (draw / 128 % 2 == 0)
             fz_deliver(world, m, e, limit);
+        else if (fz_transmit(world, m, e, limit) && world->members[m].evil)
+            pervert(world, m, e);
     }
 }
 
@@ -148,6 +173,9 @@ static void carry_out(struct fz_world *world, struct fz_record *record) {
     case FZ_CHANGE:
     case FZ_REPEAT:
         lie(world, call, m, e, record);
+        return;
+    case FZ_TURN:
+        may_lie(world, m);
         return;
     case FZ_CALLS:
         PC_UNREACHABLE();

@@ -162,6 +162,7 @@ bool fz_submit(struct fz_world *world, uint32_t index, uint64_t id, const struct
                      ? UINT64_MAX
                      : world->now_ns + wish->args.timeout_ns;
     member->unnamed[id >> 33] += !(id & FZ_NAMED);
+    world->relays |= wish->args.route == PCCL_ROUTE_RING;
     int status = pc_core_submit(member->core, &op->args, id, world->now_ns);
     FZ_CHECK(status == PCCL_OK || world->twisted);
     if (status != PCCL_OK) { /* a new line in the midst of ops: the shell gives up, and so do we */

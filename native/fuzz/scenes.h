@@ -24,6 +24,7 @@ enum fz_call {
     FZ_INVENT,
     FZ_CHANGE,
     FZ_REPEAT,
+    FZ_TURN, /* a member lies from now on, in all sorts of ways */
     FZ_CALLS
 };
 

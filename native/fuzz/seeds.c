@@ -173,6 +173,8 @@ static void save_calls(uint32_t number) {
     seed.size = 0;
     uint64_t random = number * 77 + 1;
     add_random(&seed, (uint8_t)number, (uint8_t)(number * 5), 4, &random);
+    if (number % 4 == 2)
+        add_random(&seed, FZ_TURN, (uint8_t)number, 0, &random);
     for (uint32_t round = 0; round < 3; round++) {
         add_submits(&seed, 1 + fz_random(&random) % 3, &random);
         add_steps(&seed, 1 + fz_random(&random) % 6, &random);

@@ -65,6 +65,14 @@ static struct fz_end *end_of(struct fz_member *member, int id) {
     return NULL;
 }
 
+/* An innocent may pass on what a liar told it: on the ring anything, else a value in a repaired
+ * view, where a lying owner had given each another. */
+static bool may_blame(const struct fz_world *world, const struct fz_member *member,
+                      const struct fz_end *end, const char *reason) {
+    return world->twisted || world->relays || member->evil || world->members[end->far].evil ||
+           strstr(reason, "differs");
+}
+
 static void on_event(struct fz_world *world, struct fz_member *member,
                      const struct pc_core_event *event) {
     struct fz_op *op;
@@ -77,8 +85,7 @@ static void on_event(struct fz_world *world, struct fz_member *member,
         FZ_CHECK(end && !end->broken); /* told once, of a link that is */
         FZ_CHECK(event->event.reason[0]);
         FZ_CHECK(!world->honest);
-        FZ_CHECK(world->twisted || member->evil || world->members[end->far].evil ||
-                 strstr(event->event.reason, "differs")); /* innocents blame nobody */
+        FZ_CHECK(may_blame(world, member, end, event->event.reason));
         end->broken = true;
         world->links_bad++;
         return;

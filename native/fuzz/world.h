@@ -109,6 +109,7 @@ struct fz_world {
     uint64_t random;
     bool honest;  /* nobody has lied, so values are what they should be and no link is at fault */
     bool twisted; /* a view was not what the reports say */
+    bool relays;  /* something took the ring */
     uint64_t disputed[FZ_PLANS_MAX]; /* ops whose descriptors were seen to differ */
     uint32_t disputed_count;
     uint64_t ended_well, ended_ill, links_bad; /* for the summary */
