@@ -318,6 +318,19 @@ static void ask(struct fz_world *world, struct answers *answers) {
     }
 }
 
+/* Now and then a link is known to be broken, and two members reach each other over a third. */
+static void cut_an_edge(struct fz_world *world, struct fz_view *now) {
+    uint32_t draw = fz_random(&world->random), n = now->view.member_count;
+    now->view.cut_count = 0;
+    now->view.cuts = &now->cut;
+    if (n < 3 || draw % 4)
+        return;
+    now->cut.a = draw / 4 % n;
+    now->cut.b = (now->cut.a + 1 + draw / 16 % (n - 1)) % n;
+    now->view.cut_count = 1;
+    world->relays = true;
+}
+
 void fz_view(struct fz_world *world, struct fz_reader *twist) {
     fz_install_all(world); /* a member that skips a view would be lost to the group */
     struct fz_view old = world->now;
@@ -343,13 +356,11 @@ void fz_view(struct fz_world *world, struct fz_reader *twist) {
     now->view.stable = stable;
     now->view.member_count = answers.ring_count;
     now->view.verdict_count = count;
-    int32_t cut = fz_random(&world->random) % 8 == 0; /* then everything takes the ring */
-    world->relays |= cut != 0;
     for (uint32_t r = 0; r < answers.ring_count; r++) {
-        uint64_t peer = world->members[answers.ring[r]].peer;
         now->ring[r] = answers.ring[r];
-        now->members[r] = (struct pccl_member){.peer = peer, .cut = cut};
+        now->members[r] = (struct pccl_member){.peer = world->members[answers.ring[r]].peer};
     }
+    cut_an_edge(world, now);
     if (twist && fz_left(twist)) {
         world->honest = false;
         world->twisted = true;

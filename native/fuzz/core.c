@@ -189,7 +189,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!fz_next(&input, &record))
         return 0;
     struct fz_setup setup = {.count = 2 + record.what % (FZ_MEMBERS_MAX - 1),
-                             .checksum = record.where % 2};
+                             .checksum = record.where % 2,
+                             .cut = record.where >= 192};
     setup.random = fz_u32(&record.bytes);
     fz_world_open(&world, &setup);
     for (uint32_t links = 0; links < 1u + record.where / 2 % 3; links++)

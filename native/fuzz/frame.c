@@ -25,7 +25,7 @@ static uint8_t *take(struct fz_reader *bytes, size_t n) {
 
 static void on_header(struct fz_record *record) {
     size_t n = fz_left(&record->bytes);
-    n = n < PC_HEADER_BYTES ? PC_HEADER_BYTES : n;
+    n = n < PC_HEADER_BYTES + PC_RELAY_BYTES ? PC_HEADER_BYTES + PC_RELAY_BYTES : n;
     uint8_t *frame = take(&record->bytes, n);
     fz_seal(frame, n, record->where % FZ_HONESTIES, 7);
     struct pc_header header = {0};
@@ -37,15 +37,16 @@ static void on_header(struct fz_record *record) {
     headers_taken++;
     FZ_CHECK(header.length <= PC_PAYLOAD_MAX);
     FZ_CHECK(pc_op_id(&header) >> 32 || header.op == pc_op_id(&header));
-    uint8_t again[PC_HEADER_BYTES];
+    size_t head = pc_header_size(header.flags);
     bool covered = (header.flags & PC_FLAG_PAYLOAD_CRC) != 0;
-    if (!covered || header.length <= n - PC_HEADER_BYTES) {
-        pc_header_put(again, &header, frame + PC_HEADER_BYTES);
+    if (!covered || header.length <= n - head) {
+        uint8_t again[PC_HEADER_BYTES + PC_RELAY_BYTES];
+        pc_header_put(again, &header, frame + head);
         uint32_t crc = pc_header_crc(frame);
         if (covered)
-            crc = pc_crc32c(crc, frame + PC_HEADER_BYTES, header.length);
+            crc = pc_crc32c(crc, frame + head, header.length);
         if (header.crc == crc) /* of a covered one the caller judges, after the payload */
-            FZ_CHECK(memcmp(again, frame, sizeof again) == 0);
+            FZ_CHECK(memcmp(again, frame, head) == 0);
         else
             FZ_CHECK(covered);
     }

@@ -48,21 +48,35 @@ uint32_t fz_random(uint64_t *state) {
     return (uint32_t)(*state >> 33);
 }
 
+struct pc_header fz_header(const uint8_t *bytes, size_t n) {
+    uint8_t own[PC_HEADER_BYTES + PC_RELAY_BYTES] = {0};
+    memcpy(own, bytes, n < sizeof own ? n : sizeof own);
+    own[0] = PCCL_WIRE_VERSION;
+    struct pc_header header = {0};
+    (void)pc_header_get(own, &header); /* the fields; what is wrong with them is the point */
+    return header;
+}
+
 void fz_seal(uint8_t *frame, size_t n, enum fz_honesty honesty, uint32_t epoch) {
     if (honesty == FZ_RAW || n < PC_HEADER_BYTES)
         return;
-    frame[0] = PCCL_WIRE_VERSION;
-    struct pc_header header = {0};
-    (void)pc_header_get(frame, &header); /* the fields; what is wrong with them is the point */
-    size_t payload = n - PC_HEADER_BYTES;
+    struct pc_header header = fz_header(frame, n);
+    if (honesty == FZ_FITTED)
+        header.flags &= PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC | PC_FLAG_RELAY;
+    size_t head = pc_header_size(header.flags);
+    if (head > n) {
+        header.flags = (uint8_t)(header.flags & ~PC_FLAG_RELAY);
+        head = PC_HEADER_BYTES;
+    }
     if (honesty == FZ_FITTED) {
-        header.flags = (uint8_t)(header.flags & (PC_FLAG_NAMED | PC_FLAG_PAYLOAD_CRC));
-        header.length = (uint32_t)payload;
+        header.length = (uint32_t)(n - head);
         header.epoch = epoch;
     }
-    if (header.length > payload)
+    if (header.length > n - head)
         header.flags = (uint8_t)(header.flags & ~PC_FLAG_PAYLOAD_CRC);
-    pc_header_put(frame, &header, frame + PC_HEADER_BYTES);
+    uint8_t out[PC_HEADER_BYTES + PC_RELAY_BYTES];
+    pc_header_put(out, &header, frame + head);
+    memcpy(frame, out, head);
 }
 
 /* Asked by the sanitizers as they start; the environment may say otherwise. Little memory is kept

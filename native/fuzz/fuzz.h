@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "check.h"
+#include "frame.h"
 
 #define FZ_RECORD_BYTES 5
 #define FZ_INPUT_MAX    16384
@@ -46,6 +47,7 @@ uint32_t fz_random(uint64_t *state);
 /* How honest the bytes of an invented frame are made: RAW as they are; SEALED with a right version
  * and checksum; FITTED also with the length of what follows and the epoch given. */
 enum fz_honesty { FZ_RAW = 0, FZ_SEALED = 1, FZ_FITTED = 2, FZ_HONESTIES = 3 };
+struct pc_header fz_header(const uint8_t *bytes, size_t n); /* what it says, right or wrong */
 void fz_seal(uint8_t *frame, size_t n, enum fz_honesty honesty, uint32_t epoch);
 
 /* Given by each target. */

@@ -8,7 +8,7 @@
 /* ---- the world ---------------------------------------------------------------------------------
  */
 
-static void first_view(struct fz_world *world) {
+static void first_view(struct fz_world *world, bool cut) {
     struct fz_view *now = &world->now;
     now->view = (struct pccl_view){
         .epoch = 1, .fresh = 1, .member_count = world->count, .members = now->members};
@@ -16,6 +16,10 @@ static void first_view(struct fz_world *world) {
         now->ring[i] = i;
         now->members[i].peer = world->members[i].peer;
     }
+    now->cut = (struct pccl_edge){0, 1};
+    now->view.cuts = &now->cut;
+    now->view.cut_count = cut;
+    world->relays = cut;
     fz_install_all(world);
 }
 
@@ -41,7 +45,7 @@ void fz_world_open(struct fz_world *world, const struct fz_setup *setup) {
         member->core = pc_core_new(&config);
         FZ_CHECK(member->core);
     }
-    first_view(world);
+    first_view(world, setup->cut && setup->count > 2);
 }
 
 void fz_world_close(struct fz_world *world) {

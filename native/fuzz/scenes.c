@@ -38,7 +38,8 @@ static void submit_ops(struct fz_world *world, uint8_t how) {
 
 void fz_demux_open(struct fz_world *world, uint8_t how, uint8_t where, uint64_t random,
                    bool all_real) {
-    struct fz_setup setup = {.count = FZ_DEMUX_COUNT, .checksum = where % 2, .random = random};
+    struct fz_setup setup = {
+        .count = FZ_DEMUX_COUNT, .checksum = where % 2, .cut = where / 2 % 2, .random = random};
     for (uint32_t m = FZ_DEMUX_REAL; m < FZ_DEMUX_COUNT && !all_real; m++)
         setup.nobody |= 1u << m;
     fz_world_open(world, &setup);

@@ -261,16 +261,15 @@ size_t fz_transmit(struct fz_world *world, uint32_t index, uint32_t i, size_t li
     return sent;
 }
 
-static size_t frame_bytes(const uint8_t *at) {
-    struct pc_header header = {0};
-    (void)pc_header_get(at, &header);
-    return PC_HEADER_BYTES + (size_t)header.length;
+static size_t frame_bytes(const uint8_t *at, size_t n) {
+    struct pc_header header = fz_header(at, n);
+    return pc_header_size(header.flags) + (size_t)header.length;
 }
 
 /* Moves the mark of the first whole frame past what was taken. */
 static void follow(struct fz_pipe *pipe) {
     while (pipe->frame < pipe->head && pipe->frame + PC_HEADER_BYTES <= pipe->tail)
-        pipe->frame += frame_bytes(pipe->bytes + pipe->frame);
+        pipe->frame += frame_bytes(pipe->bytes + pipe->frame, pipe->tail - pipe->frame);
 }
 
 size_t fz_deliver(struct fz_world *world, uint32_t index, uint32_t i, size_t limit) {
@@ -324,7 +323,7 @@ uint8_t *fz_frame(struct fz_world *world, uint32_t index, uint32_t i, uint32_t k
     for (;; k--) {
         if (at < pipe->head || at + PC_HEADER_BYTES > pipe->tail)
             return NULL;
-        *n = frame_bytes(pipe->bytes + at);
+        *n = frame_bytes(pipe->bytes + at, pipe->tail - at);
         if (*n > pipe->tail - at)
             return NULL;
         if (!k)

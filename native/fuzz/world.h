@@ -96,6 +96,7 @@ struct fz_view {
     struct pccl_view view;
     struct pccl_member members[FZ_MEMBERS_MAX];
     uint32_t ring[FZ_MEMBERS_MAX]; /* indices of members, in the ring's order */
+    struct pccl_edge cut;
     struct pccl_verdict *verdicts;
 };
 
@@ -109,7 +110,7 @@ struct fz_world {
     uint64_t random;
     bool honest;  /* nobody has lied, so values are what they should be and no link is at fault */
     bool twisted; /* a view was not what the reports say */
-    bool relays;  /* something took the ring */
+    bool relays;  /* something took the ring, or went over a third member */
     uint64_t disputed[FZ_PLANS_MAX]; /* ops whose descriptors were seen to differ */
     uint32_t disputed_count;
     uint64_t ended_well, ended_ill, links_bad; /* for the summary */
@@ -118,6 +119,7 @@ struct fz_world {
 struct fz_setup {
     uint32_t count;
     bool checksum;
+    bool cut;        /* the first two members reach each other over others only */
     uint32_t nobody; /* bits: members without a core */
     uint64_t random;
 };
