@@ -56,6 +56,7 @@ __attribute__((noinline)) static int play(uint64_t count) {
                              .reduce = PCCL_SUM,
                              .data = data[i],
                              .count = count,
+                             .weight = 1,
                              .timeout_ns = UINT64_MAX};
         PC_ASSERT(pc_core_submit(cores[i], &op, 1, 1) == PCCL_OK);
     }
