@@ -178,9 +178,8 @@ static void apply_holders(pc_core *core, struct pc_op *op, const struct pc_verdi
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         int32_t holder = verdict->holder_count ? verdict->holders[i] : PCCL_HOLDER_REDO;
-        if (segment->state == PC_MARKED && holder >= 0) { /* not all have heard, or it was a lie */
-            segment->state = pc_op_out(op, i) ? PC_FINAL : PC_INTACT;
-            op->final_count -= segment->state == PC_INTACT;
+        if (segment->state == PC_MARKED && holder >= 0) { /* its owner said so, and lied */
+            segment->state = PC_FINAL;
             op->marked_count--;
         }
         if (segment->state == PC_MARKED)
