@@ -210,9 +210,11 @@ static const char *data_frame(pc_core *core, struct pc_op *op, uint32_t from,
 
 uint8_t *pc_landing(pc_core *core, uint32_t from, const struct pc_header *header,
                     struct pc_op **which) {
-    if (header->type != PC_COPY || !header->length)
+    if ((header->type != PC_COPY && header->type != PC_PART) || !header->length)
         return NULL;
     struct pc_op *op = pc_op_find(core, pc_op_id(header));
+    if (header->type == PC_PART && op && op->desc.kind != PCCL_BROADCAST)
+        return NULL; /* an input, to be added */
     if (!op || op->state != PC_RUNNING || op->mismatched || !op->said[from].known)
         return NULL;
     uint32_t i = header->segment;

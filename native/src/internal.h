@@ -271,7 +271,9 @@ uint32_t pc_turn(const struct pc_op *op);
 /* The place of a segment's owner; PC_NO_INDEX: it is gone. */
 uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t segment);
 /* true: the value exists at the owner and is only copied (broadcast, or a holder serves it). */
-bool pc_copy_only(const struct pc_op *op, uint32_t segment);
+bool pc_copy_only(const pc_core *core, const struct pc_op *op, uint32_t segment);
+/* The member at this place broadcasts. */
+bool pc_is_source(const pc_core *core, const struct pc_op *op, uint32_t place);
 /* `to` = the value so far (`so_far`, NULL: nothing yet) and one more input of this weight; keeps
  * the segment's account of both. `to` may be `so_far`, which is written to, or `input`. */
 void pc_add_input(struct pc_op *op, uint32_t segment, uint8_t *to, uint8_t *so_far,

@@ -26,7 +26,7 @@
 /* Which peer puts the segment on its way: who has a final value, else the owner's successor. */
 static uint32_t starter(const pc_core *core, const struct pc_op *op, uint32_t segment) {
     uint32_t owner = pc_owner(core, op, segment);
-    if (owner == PC_NO_INDEX || pc_copy_only(op, segment))
+    if (owner == PC_NO_INDEX || pc_copy_only(core, op, segment))
         return owner;
     return pc_after(op, owner);
 }
@@ -131,7 +131,7 @@ int pc_ring_start_one(pc_core *core, struct pc_op *op) {
         struct pc_segment *segment = &op->segments[i];
         if (segment->started || segment->state == PC_MARKED || starter(core, op, i) != pc_self(op))
             continue;
-        if (pc_copy_only(op, i) && segment->state != PC_FINAL)
+        if (pc_copy_only(core, op, i) && segment->state != PC_FINAL)
             continue;
         bool eager;
         if (!may_start(core, op, pc_op_bytes(op, i), &eager) || !start_segment(core, op, i, eager))
@@ -171,7 +171,7 @@ static const char *on_sum(pc_core *core, struct pc_op *op, struct pc_buffer *buf
     uint32_t expected = 0; /* members so far */
     if (owner != PC_NO_INDEX)
         expected = (pc_self(op) + pc_size(op) - pc_after(op, owner)) % pc_size(op);
-    if (segment->state != PC_INTACT || segment->started || pc_copy_only(op, i) || !expected ||
+    if (segment->state != PC_INTACT || segment->started || pc_copy_only(core, op, i) || !expected ||
         buffer->header.contributors != expected || !get_weight(op, i, buffer)) {
         pc_pool_put(&core->pool, buffer);
         return "a partial sum that cannot be";

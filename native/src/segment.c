@@ -33,18 +33,38 @@ uint32_t pc_turn(const struct pc_op *op) {
     return (uint32_t)(op->desc.count * UINT64_C(0x9E3779B97F4A7C15) >> 40) % pc_size(op);
 }
 
+/* A large broadcast on the direct route: its source gives each segment to one of the others in
+ * turn, who copies it on, so that nobody sends more than the tensor once. */
+static bool spreads_in_turn(const pc_core *core, const struct pc_op *op) {
+    return op->desc.kind == PCCL_BROADCAST && pc_size(op) > 2 && !pc_op_small(op) &&
+           pc_route(core, op) == PCCL_ROUTE_DIRECT;
+}
+
 uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t i) {
     const struct pc_segment *segment = &op->segments[i];
     if (segment->holder >= 0)
         return (uint32_t)segment->holder;
     if (op->desc.kind == PCCL_ALL_REDUCE)
         return pc_route(core, op) == PCCL_ROUTE_STAR ? 0 : (i + pc_turn(op)) % pc_size(op);
+    if (spreads_in_turn(core, op)) {
+        uint32_t source = pc_place_of_peer(core, op->context, op->desc.root_peer);
+        if (source == PC_NO_INDEX)
+            return PC_NO_INDEX;
+        return (source + 1 + (i + pc_turn(op)) % (pc_size(op) - 1)) % pc_size(op);
+    }
     uint64_t block_of = op->blocks[segment->block].peer;
     return pc_place_of_peer(core, op->context, block_of ? block_of : op->desc.root_peer);
 }
 
-bool pc_copy_only(const struct pc_op *op, uint32_t segment) {
-    return !pc_reduces(op->desc.kind) || op->segments[segment].holder >= 0;
+bool pc_copy_only(const pc_core *core, const struct pc_op *op, uint32_t i) {
+    if (pc_reduces(op->desc.kind) || spreads_in_turn(core, op))
+        return op->segments[i].holder >= 0 || pc_is_source(core, op, pc_owner(core, op, i));
+    return true;
+}
+
+bool pc_is_source(const pc_core *core, const struct pc_op *op, uint32_t place) {
+    return op->desc.kind == PCCL_BROADCAST && place != PC_NO_INDEX &&
+           core->peers[op->context->at[place]] == op->desc.root_peer;
 }
 
 /* ---- the steps of a segment --------------------------------------------------------------------

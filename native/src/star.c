@@ -7,7 +7,8 @@
  *   each -> owner   ACK: I hold it
  *   owner -> each   MARK: all hold it (with two members the copy says as much)
  *
- * Where only the owner gets the value (reduce, reduce-scatter), MARK follows at once; where it is
+ * Of a large broadcast the source gives each segment to one member as PART, who copies it on. Where
+ * only the owner gets the value (reduce, reduce-scatter), MARK follows at once; where it is
  * there from the start (broadcast, all-gather), COPY is the beginning.
  *
  * Windows: an owner asks for the parts of at most `open_window` of its segments at a time; which,
@@ -50,7 +51,7 @@ static int start_copy(pc_core *core, struct pc_op *op) {
     for (; op->cursor < op->segment_count; op->cursor++) {
         uint32_t i = op->cursor;
         struct pc_segment *segment = &op->segments[i];
-        if (!pc_copy_only(op, i) || segment->started || segment->state != PC_FINAL ||
+        if (!pc_copy_only(core, op, i) || segment->started || segment->state != PC_FINAL ||
             pc_owner(core, op, i) != pc_self(op))
             continue;
         if (pc_owner_only(op->desc.kind)) { /* final before this view: say so again */
@@ -81,26 +82,42 @@ static uint64_t segment_of(const pc_core *core, const struct pc_op *op, uint32_t
         return core->peers[op->context->at[owner]] == op->desc.root_peer ? k : UINT64_MAX;
     if (pc_route(core, op) == PCCL_ROUTE_STAR)
         return owner == 0 ? k : UINT64_MAX;
-    uint32_t first = (owner + pc_size(op) - pc_turn(op)) % pc_size(op);
-    return first + (uint64_t)k * pc_size(op);
+    uint32_t turns = pc_size(op), turn = owner;
+    if (op->desc.kind == PCCL_BROADCAST) { /* all but the source take turns */
+        uint32_t source = pc_place_of_peer(core, op->context, op->desc.root_peer);
+        if (owner == source || source == PC_NO_INDEX)
+            return UINT64_MAX;
+        turn = (owner + turns - source - 1) % turns;
+        turns--;
+    }
+    uint32_t first = (turn + turns - pc_turn(op) % turns) % turns;
+    return first + (uint64_t)k * turns;
 }
 
-static bool wants_parts(const struct pc_op *op, uint64_t i) {
+static bool wants_parts(const pc_core *core, const struct pc_op *op, uint64_t i) {
     const struct pc_segment *segment = &op->segments[i];
-    return segment->state == PC_INTACT && !pc_copy_only(op, (uint32_t)i);
+    return segment->state == PC_INTACT && !pc_copy_only(core, op, (uint32_t)i);
+}
+
+/* All have a part of what is reduced, its source alone of what is broadcast. */
+static bool has_part(const pc_core *core, const struct pc_op *op, uint64_t i) {
+    if (pc_reduces(op->desc.kind))
+        return wants_parts(core, op, i);
+    return pc_is_source(core, op, pc_self(op)) && op->segments[i].state == PC_FINAL &&
+           !pc_copy_only(core, op, (uint32_t)i);
 }
 
 /* Asks for parts of own segments as far as the window allows. Returns as start_one. */
 static int open_more(pc_core *core, struct pc_op *op) {
     uint32_t before = op->opened;
     int outcome = -1;
-    if (!pc_reduces(op->desc.kind))
+    if (op->desc.kind == PCCL_ALL_GATHER)
         return -1;
     for (;; op->opened++) {
         uint64_t i = segment_of(core, op, pc_self(op), op->opened);
         if (i >= op->segment_count)
             break;
-        if (!wants_parts(op, i))
+        if (!wants_parts(core, op, i))
             continue;
         bool unready = !pc_all_ready(core, op);
         if (core->open_in_flight >= core->open_window ||
@@ -127,7 +144,7 @@ static bool next_part(const pc_core *core, struct pc_op *op, uint32_t owner, uin
         uint64_t i = segment_of(core, op, owner, *k);
         if (i >= op->segment_count)
             return false;
-        if (wants_parts(op, i) && !op->segments[i].started) {
+        if (has_part(core, op, i) && !op->segments[i].started) {
             *segment = (uint32_t)i;
             return true;
         }
@@ -137,7 +154,7 @@ static bool next_part(const pc_core *core, struct pc_op *op, uint32_t owner, uin
 /* One part to each owner that has asked for it, or that takes it unasked. */
 static int start_parts(pc_core *core, struct pc_op *op) {
     int outcome = -1;
-    if (!pc_reduces(op->desc.kind))
+    if (op->desc.kind == PCCL_ALL_GATHER)
         return -1;
     for (uint32_t owner = pc_after(op, pc_self(op)); owner != pc_self(op);
          owner = pc_after(op, owner)) {
@@ -185,6 +202,15 @@ static void close_window(pc_core *core, struct pc_segment *segment) {
     segment->open = segment->eager = false;
 }
 
+/* To all who do not have it. */
+static void copy_on(pc_core *core, struct pc_op *op, uint32_t i) {
+    op->segments[i].started = true;
+    for (uint32_t place = pc_after(op, pc_self(op)); place != pc_self(op);
+         place = pc_after(op, place))
+        if (!pc_is_source(core, op, place))
+            pc_push(core, op, place, i, PC_COPY);
+}
+
 /* All inputs are in the destination. */
 static void summed(pc_core *core, struct pc_op *op, uint32_t i) {
     struct pc_segment *segment = &op->segments[i];
@@ -195,8 +221,7 @@ static void summed(pc_core *core, struct pc_op *op, uint32_t i) {
         mark_all(core, op, i);
         return;
     }
-    segment->started = true;
-    pc_push_all(core, op, i, PC_COPY);
+    copy_on(core, op, i);
 }
 
 /* Adds the next input in order. The last sum goes straight to the destination. Returns false if the
@@ -240,11 +265,33 @@ static void begin_value(struct pc_op *op, struct pc_segment *segment) {
     segment->mean = weight < 1 || weight > 1;
 }
 
+/* What its source gives this member to copy on. */
+static const char *on_share(pc_core *core, struct pc_op *op, uint32_t from,
+                            const struct pc_header *header, struct pc_buffer *buffer) {
+    uint32_t i = header->segment;
+    struct pc_segment *segment = &op->segments[i];
+    const char *wrong = NULL;
+    if (segment->state != PC_INTACT || segment->landing || pc_copy_only(core, op, i) ||
+        pc_owner(core, op, i) != pc_self(op) || !pc_is_source(core, op, from))
+        wrong = "a part that cannot be";
+    else
+        wrong = pc_land(core, op, header, buffer);
+    if (buffer)
+        pc_pool_put(&core->pool, buffer);
+    if (wrong)
+        return wrong;
+    close_window(core, segment);
+    copy_on(core, op, i);
+    pc_start(core);
+    return NULL;
+}
+
 static const char *on_part(pc_core *core, struct pc_op *op, struct pc_buffer *buffer) {
     uint32_t i = buffer->header.segment;
     struct pc_segment *segment = &op->segments[i];
     const char *wrong = NULL;
-    if (segment->state != PC_INTACT || pc_copy_only(op, i) || pc_owner(core, op, i) != pc_self(op))
+    if (segment->state != PC_INTACT || pc_copy_only(core, op, i) ||
+        pc_owner(core, op, i) != pc_self(op))
         wrong = "a part that cannot be";
     if (!wrong && !segment->parts_done)
         begin_value(op, segment);
@@ -306,7 +353,8 @@ static const char *on_ack(pc_core *core, struct pc_op *op, uint32_t from, uint32
     if (pc_owner(core, op, i) != pc_self(op) || segment->state != PC_FINAL || !segment->started ||
         !first_ack(op, from, i))
         return "an acknowledgement that cannot be";
-    if (++segment->acks + 1u < pc_size(op))
+    bool given = !pc_copy_only(core, op, i) && op->desc.kind == PCCL_BROADCAST;
+    if (++segment->acks + 1u + given < pc_size(op)) /* its source has it anyhow */
         return NULL;
     if (pc_size(op) > 2)
         say_all_hold(core, op, i);
@@ -357,8 +405,9 @@ static const char *on_mark(pc_core *core, struct pc_op *op, uint32_t from,
     uint32_t i = header->segment;
     struct pc_segment *segment = &op->segments[i];
     bool gets_it = !pc_owner_only(op->desc.kind);
-    if (pc_owner(core, op, i) != from || segment->state == PC_MARKED ||
-        (gets_it && (segment->state != PC_FINAL || !segment->copied)))
+    bool has_it =
+        segment->state == PC_FINAL && (segment->copied || pc_is_source(core, op, pc_self(op)));
+    if (pc_owner(core, op, i) != from || segment->state == PC_MARKED || (gets_it && !has_it))
         return "a mark that cannot be";
     if (!gets_it) {
         release_part(core->pairs[op->context->at[from]], segment);
@@ -374,6 +423,8 @@ const char *pc_star_frame(pc_core *core, struct pc_op *op, uint32_t from,
                           const struct pc_header *header, struct pc_buffer *buffer) {
     switch (header->type) {
     case PC_PART:
+        if (op->desc.kind == PCCL_BROADCAST)
+            return on_share(core, op, from, header, buffer);
         return on_part(core, op, buffer);
     case PC_COPY:
         return on_copy(core, op, from, header, buffer);
