@@ -42,7 +42,8 @@ def require(condition: bool, text: str) -> None:
 @dataclass(frozen=True, slots=True)
 class Frame:
     """type: S(um), C(opy), M(ark), D(ata), H(ave); hops: how many receivers are left after this
-    one; among: the op's participants as its sender submitted it."""
+    one; among: the op's participants as its sender submitted it; link: the two members whose link
+    it is on, src and dst unless a third passes it on."""
 
     type: str
     epoch: int
@@ -54,6 +55,7 @@ class Frame:
     value: Value | None = None
     hops: int = 0
     among: tuple[int, ...] = ()
+    link: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Engine:
     ops: tuple[Op, ...] = ()
     repaired: bool = False
     results: tuple[tuple[int, int, object], ...] = ()
+    first_excluding: Record | None = None  # kept if the rule "relay" is off
 
     @property
     def epoch(self) -> int:
@@ -328,6 +331,8 @@ def install(engine: Engine, record: Record) -> Draft:
     if record.fresh:
         require(engine.idle, "a view grows only when all ops have ended (R19)")
         engine = replace(engine, submitted=0, sub_submitted=0, ops=())
+    if "relay" in engine.off and record.excluded and engine.first_excluding is None:
+        engine = replace(engine, first_excluding=record)
     draft = Draft(replace(engine, record=record, stopped=False, repaired=False))
     group = record.groups[0]
     for op in draft.engine.ops:
@@ -362,12 +367,42 @@ def install(engine: Engine, record: Record) -> Draft:
     return draft
 
 
+def relay(record: Record, one: int, other: int) -> int:
+    """Who passes on what is between two members whose link is excluded; 0: nobody need, or can."""
+    broken = {frozenset(pair) for pair in record.excluded}
+    if frozenset((one, other)) not in broken:
+        return 0
+    for third in record.groups[0].ring:
+        legs = {frozenset((one, third)), frozenset((third, other))}
+        if third not in (one, other) and not broken & legs:
+            return third
+    return 0
+
+
+def on_its_way(engine: Engine, frame: Frame) -> Frame:
+    """A frame as it leaves its sender: over which link."""
+    assert engine.record is not None
+    record = engine.record
+    if engine.first_excluding is not None and "relay" in engine.off:
+        record = engine.first_excluding
+    return replace(frame, link=(frame.src, relay(record, frame.src, frame.dst) or frame.dst))
+
+
+def pass_on(engine: Engine, frame: Frame) -> Frame | None:
+    """A relay's part; None: it stands in another epoch, or in a flush, and drops it."""
+    if engine.stopped or frame.epoch != engine.epoch:
+        return None
+    return replace(frame, link=(engine.me, frame.dst))
+
+
 def can_receive(engine: Engine, frame: Frame) -> bool:
     """Higher epochs wait (R8), frames of ops not submitted are parked (R21)."""
     if frame.epoch > engine.epoch:
         return "R8" in engine.off
     if frame.epoch < engine.epoch or engine.stopped:
         return True  # to be dropped
+    if frame.dst != engine.me:
+        return True  # to be passed on
     if any(op.number == frame.op for op in engine.ops):
         return True
     verdict = engine.verdict(frame.op)

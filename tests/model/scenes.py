@@ -69,6 +69,24 @@ QUICK = (
     Scene("a leave and a death", (LEAVER, P, P), deaths=1, mortal=(2,)),
     Scene("all leave", (LEAVER, LEAVER), formed=2),
     Scene("a cut", (P, P, P), cuts=((1, 2),)),
+    Scene("a cut, then another", (P, P, P), cuts=((1, 2), (1, 3))),
+    Scene(
+        "a send past a relay",
+        (OF_TWO, OF_TWO, IDLE),
+        cuts=((1, 2),),
+        deaths=1,
+        mortal=(3,),
+        specs=among_two(OnLoss.TO_ROOT, 2),
+    ),
+    Scene(
+        "two relays",
+        (OF_TWO, OF_TWO, IDLE, IDLE),
+        formed=4,
+        broken=((1, 2),),
+        deaths=1,
+        mortal=(3,),
+        specs=among_two(OnLoss.TO_ROOT, 2),
+    ),
     Scene("a cut between two", (P, P), formed=2, cuts=((1, 2),), eager=True),
     Scene("K crashes", (P, P), formed=2, crashes=1, deaths=1),
     Scene("K crashes, a time-out", (P, P), formed=2, crashes=1, timeouts=1),
@@ -121,6 +139,7 @@ LONG = (
     Scene("a leave, a join", (LEAVER, END, BEGIN), formed=2),
     Scene("a cut and a death", (P, P, P), cuts=((1, 2),), deaths=1),
     Scene("a cut, any clock", (P, P, P), cuts=((1, 3),), eager=True),
+    Scene("an all_to_all and a cut", (P, P, P), cuts=((1, 2),), specs=EXCHANGE),
 )  # fmt: skip
 
 

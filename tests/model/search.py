@@ -88,7 +88,17 @@ def formed(model: Model) -> World:
         or len(model.es.items[world.players[0].engine].ring) == model.scene.formed,
         "the first view is formed",
     )
+    places = _places(world)
+    for one, other in model.scene.broken:
+        world = world._replace(cut=world.cut | {frozenset((one, other))})
+        while rest := [after for _, after in model.moves(world) if _places(after) == places]:
+            world = rest[0]
     return world
+
+
+def _places(world: World) -> list[int]:
+    """Where each program stands."""
+    return [player.pc for player in world.players]
 
 
 def check(model: Model, world: World) -> None:
@@ -116,7 +126,7 @@ def _check_reason(model: Model, world: World, engine: Engine, op: int, outcome: 
     spec = dict(engine.specs).get(op, Spec())
     among = spec.among or tuple(range(1, len(world.players) + 1))
     if outcome == ("error", Code.PEER_LOST):
-        gone = [p for p in among if _is_gone(model, world, p)]
+        gone = [p for p in among if p not in engine.ring or _is_gone(model, world, p)]
         require(bool(gone), f"op {op} misses a peer only if one that takes part is gone")
     elif outcome != ("error", Code.DEADLINE_EXCEEDED) and spec.on_loss is OnLoss.TO_ROOT:
         root: Engine = model.es.items[world.players[spec.root - 1].engine]
@@ -139,9 +149,11 @@ def check_quiet(model: Model, world: World) -> None:
         engine: Engine = model.es.items[player.engine]
         machine: ps.State = model.ps.items[player.machine]
         if not player.alive or machine.end is not ps.End.NO:
-            if machine.end is ps.End.FAILED and not world.cut:
+            if machine.end is ps.End.FAILED and _all_reach_each_other(world):
                 scene = model.scene  # an op that misses two deadlines is a fault as well
-                faults = scene.flaps + scene.crashes + scene.deaths + scene.timeouts // 2
+                deaths, crashes, flaps, timeouts = world.budget
+                faults = scene.deaths - deaths + scene.crashes - crashes + scene.flaps - flaps
+                faults += (scene.timeouts - timeouts) // 2
                 require(faults > 0, "nobody is expelled without a fault")
             continue
         require(machine.record is not None, f"{index + 1} has entered")
@@ -150,6 +162,16 @@ def check_quiet(model: Model, world: World) -> None:
         require(player.pc < 0, f"{index + 1}'s program has come to its end")
         require(not machine.stopped, f"{index + 1} is not left in a flush")
         require(not machine.leaving, f"{index + 1} has left")
+
+
+def _all_reach_each_other(world: World) -> bool:
+    """Each cut has a living member that reaches both ends."""
+    living = [index + 1 for index, player in enumerate(world.players) if player.alive]
+    return all(
+        any(not world.cut & {frozenset((end, third)) for end in pair} for third in living if
+            third not in pair)
+        for pair in world.cut
+    )  # fmt: skip
 
 
 def _story(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pccl_py.coordinator import admission, cases, losses, membership, verdicts
+from pccl_py.coordinator import admission, cases, losses, membership, topology, verdicts
 from pccl_py.coordinator.state import Turn
 from pccl_py.errors import Code
 from pccl_py.peer import machine as peer
@@ -29,6 +29,7 @@ BY_NAME = {scene.name: scene for scene in (*QUICK, *LONG)}
         pytest.param("R9", "K crashes, a time-out", id="R9 verdicts in the journal"),
         pytest.param("R10", "a time-out", id="R10 aborts stay"),
         pytest.param("members", "an all_gather", id="members that change while an op is submitted"),
+        pytest.param("relay", "two relays", id="R3 a relay of this view"),
         pytest.param("R19", "an update with an op in flight", id="R19 drain"),
     ],
 )
@@ -80,6 +81,14 @@ def _own_stable_alone(answers: Mapping[PeerId, messages.Answer]) -> dict[int, in
     return {0: max(answer.stable for answer in answers.values())}
 
 
+def _keep_all(graph: topology._Graph) -> frozenset[PeerId]:
+    return frozenset()
+
+
+def _forget_relays(graph: topology._Graph, kept: frozenset[PeerId], edges: object = None) -> object:
+    return [pair for pair in graph.broken if kept.issuperset(pair)]
+
+
 def _pass(*_: object) -> bool:
     return False
 
@@ -109,6 +118,8 @@ MUTANTS: tuple[tuple[str, object, str, object, str], ...] = (
         "a newcomer vanishes, K crashes",
     ),
     ("R20 hold from the answer on", safe_points, "_must_stand", _pass, "a join of two"),
+    ("R3 a relay reaches both", topology._Graph, "whom_to_drop", _keep_all, "a cut, then another"),
+    ("R3 a relay is enough", topology._Graph, "without_relay", _forget_relays, "a cut"),
     ("R27 a holder serves", verdicts, "_holders", _plain_redo, "a death of two, two segments"),
     *(
         (f"a loss costs {scene}", losses, "missed", _miss_nobody(on_loss), scene)

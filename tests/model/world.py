@@ -47,7 +47,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Scene:
     """programs: of each peer, (style, ops per line, leaves at the end). formed: how many are in the
-    first view when the search begins; the others join. Faults: how many of each there may be."""
+    first view when the search begins; the others join. broken: cuts that a view excludes already
+    when it begins. Faults: how many of each there may be."""
 
     name: str
     programs: tuple[tuple[str, int, bool], ...]
@@ -61,6 +62,7 @@ class Scene:
     flaps: int = 0
     timeouts: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
+    broken: tuple[tuple[int, int], ...] = ()
     eager: bool = False
     epochs_max: int = 9
 
@@ -239,7 +241,8 @@ class Model:
         """Take over an engine step: new engine, frames to the net, Repaired to the machine."""
         me = index + 1
         world = self._player(world, index, engine=self.es.add(draft.engine))
-        sent = [f for f in draft.frames if frozenset((me, f.dst)) not in world.cut]
+        sent = [eng.on_its_way(draft.engine, frame) for frame in draft.frames]
+        sent = [frame for frame in sent if frozenset(frame.link) not in world.cut]
         if sent:
             world = world._replace(net=world.net.union(sent))
         for op in draft.mismatched:
@@ -299,12 +302,22 @@ class Model:
             if world.players[index].alive:
                 yield from self._peer_moves(world, index)
         for frame in world.net:
-            receiver = world.players[frame.dst - 1]
+            receiver = world.players[frame.link[1] - 1]
             if receiver.alive and eng.can_receive(self.es.items[receiver.engine], frame):
-                rest = world._replace(net=world.net - {frame})
-                draft = eng.receive(self.es.items[receiver.engine], frame)
-                name = f"{frame.type}{frame.op}.{frame.segment} {frame.src}->{frame.dst}"
-                yield name, self._e(rest, frame.dst - 1, draft)
+                yield self._arrive(world, frame)
+
+    def _arrive(self, world: World, frame: Frame) -> Move:
+        """At its receiver, or at the member that passes it on."""
+        at = frame.link[1]
+        engine: Engine = self.es.items[world.players[at - 1].engine]
+        rest = world._replace(net=world.net - {frame})
+        name = f"{frame.type}{frame.op}.{frame.segment} {frame.src}->{frame.dst}"
+        if frame.dst == at:
+            return name, self._e(rest, at - 1, eng.receive(engine, frame))
+        passed = eng.pass_on(engine, frame)
+        if passed is not None and frozenset(passed.link) not in world.cut:
+            rest = rest._replace(net=rest.net | {passed})
+        return f"{name} at {at}", rest
 
     def _peer_moves(self, world: World, index: int) -> Iterator[Move]:
         me = index + 1
@@ -334,13 +347,15 @@ class Model:
             broken = not world.players[other - 1].alive or frozenset((me, other)) in world.cut
             broken = broken or self.ps.items[world.players[other - 1].machine].end is not ps.End.NO
             news = (engine.epoch, other)
-            neighbours = _neighbours(engine.ring, me)
-            if other != me and broken and other in neighbours and news not in player.noticed:
+            linked = other != me and _are_linked(engine.record, me, other)
+            if linked and broken and news not in player.noticed:
                 noted = self._player(world, index, noticed=frozenset([news]) | {
                     n for n in player.noticed if n[0] == engine.epoch
                 })  # fmt: skip
                 event = pe.LinkLost(engine.epoch, PeerId(other), "reset")
-                yield f"{me} loses link to {other}", self._p(noted, index, event)
+                told = self._p(noted, index, event)
+                if told != noted:  # an excluded edge is no news (R22)
+                    yield f"{me} loses link to {other}", told
 
     def _program(self, world: World, index: int) -> Iterator[Move]:
         me, player = index + 1, world.players[index]
@@ -420,7 +435,7 @@ class Model:
         for one, other in self.scene.cuts:
             pair = frozenset((one, other))
             if pair not in world.cut:
-                net = frozenset(f for f in world.net if frozenset((f.src, f.dst)) != pair)
+                net = frozenset(f for f in world.net if frozenset(f.link) != pair)
                 yield f"cut {one}-{other}", world._replace(cut=world.cut | {pair}, net=net)
 
     def _kill(self, world: World, index: int) -> World:
@@ -459,9 +474,17 @@ class Model:
         return world
 
 
-def _neighbours(ring: tuple[int, ...], me: int) -> set[int]:
+def _are_linked(record: Record, me: int, other: int) -> bool:
+    """Neighbours in the ring, and who passes frames on for whom."""
+    ring = record.groups[0].ring
     place = ring.index(me)
-    return {ring[place - 1], ring[(place + 1) % len(ring)]}
+    if other in (ring[place - 1], ring[(place + 1) % len(ring)]):
+        return True
+    return any(
+        eng.relay(record, me, third) == other or eng.relay(record, other, third) == me
+        for third in ring
+        if third not in (me, other)
+    )
 
 
 __all__ = ["Broken", "Model", "Scene", "World"]
