@@ -26,6 +26,7 @@ from pccl_py.protocol import endpoint
 from pccl_py.types import PeerId
 
 CONNECT_S = 10.0
+LINKS_MAX = 16
 
 _log = logging.getLogger("pccl")
 
@@ -43,6 +44,7 @@ def join(
     bind: str | None = None,
     advertise: str | None = None,
     transport: str = "auto",
+    links: int | None = None,
 ) -> Communicator:
     """Joins a run and returns when this process is a member of its group.
 
@@ -61,6 +63,8 @@ def join(
             coordinator, any free port.
         advertise: what other peers call, if that is another address.
         transport: "auto" or "tcp"; both are TCP today.
+        links: TCP connections to each other member, 1 to 16; None or 0: one on a short path, on a
+            long one as many as make it faster.
     Raises UsageError (arguments, another run, a wrong secret), CoordinatorLost (unreachable),
         DeadlineExceeded (not admitted in `timeout`), ResourceError (port, descriptors).
     Blocks. Thread: any. A restarted worker joins as a new peer.
@@ -69,7 +73,7 @@ def join(
     timers = config.Timers(deadline_s)
     endpoints = endpoint.parse_list(settings.coordinator)
     timeout = arguments.seconds(timeout)
-    _check_join(name, min_members, transport)
+    _check_join(name, min_members, transport, links)
     arguments.check_text("run", settings.run, arguments.RUN_BYTES_MAX)
     arguments.check_text("group", settings.group, arguments.GROUP_BYTES_MAX)
     if not all(one.port for one in endpoints):
@@ -93,6 +97,7 @@ def join(
         peer=peer,
         proof=_link_proof(settings.secret, settings.run),
         checksum_payload=settings.checksum == "full" or not listening.is_loopback,
+        links=links or 0,
     )
     try:
         if name is None:
@@ -121,13 +126,20 @@ def join(
     return comm
 
 
-def _check_join(name: str | None, min_members: int, transport: str) -> None:
+def _check_join(
+    name: str | None, min_members: int, transport: str, links: int | None
+) -> None:
     if not arguments.is_whole(min_members, 1, 1024):
         raise UsageError(
             f"min_members={arguments.shown(min_members)} must be a number from 1 to 1024"
         )
     if transport not in ("auto", "tcp"):
         raise UsageError(f"transport={transport!r} must be 'auto' or 'tcp'")
+    if links is not None and not arguments.is_whole(links, 0, LINKS_MAX):
+        raise UsageError(
+            f"links={arguments.shown(links)} must be a number from 1 to {LINKS_MAX}, or 0 or None "
+            "for as many as help"
+        )
     if name is not None:
         arguments.check_text("name", name, arguments.NAME_BYTES_MAX)
 

@@ -1,5 +1,6 @@
 """`python -m stress.wan probe`: what bare TCP streams reach on an emulated network, as a share of
-what it is configured to carry; and `shell`, to look around inside a host.
+what it is configured to carry; `bench`: what an all-reduce reaches, with pccl and with gloo; and
+`shell`, to look around inside a host.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import argparse
 import os
 import sys
 
-from stress.wan import measure
+from stress.wan import bench, measure
 from stress.wan.net import Network
 from stress.wan.settings import WanUnavailable
 
@@ -17,7 +18,7 @@ PROBED_STREAMS = (1, 4, 8)
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stress.wan", description=__doc__)
-    parser.add_argument("what", choices=("probe", "shell"))
+    parser.add_argument("what", choices=("probe", "bench", "shell"))
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--rtt", type=float, default=100.0, help="ms (%(default)s)")
     parser.add_argument("--rate", type=float, default=1000.0, help="Mbit/s by host (%(default)s)")
@@ -31,6 +32,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="by measurement (%(default)s)")
     parser.add_argument("--ring", action="store_true", help="each host sends to the next at once")
     parser.add_argument("--host", type=int, default=0, help="of the shell")
+    parser.add_argument("--mib", type=float, default=256.0, help="bench: bytes (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=4, help="bench: ops of each (%(default)s)")
+    parser.add_argument(
+        "--of", nargs="+", default=bench.IMPLEMENTATIONS,
+        help="bench: these; pccl-N is pccl with N links a pair (%(default)s)",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -70,6 +77,8 @@ def main() -> int:
         ) as net:  # fmt: skip
             if options.what == "shell":
                 return net.run(options.host, [os.environ.get("SHELL", "/bin/sh")]).wait()
+            if options.what == "bench":
+                return bench.bench(net, options.of, mib=options.mib, repeats=options.repeats)
             return probe(net, ring=options.ring, seconds=options.seconds)
     except (WanUnavailable, ValueError) as error:
         print(error, file=sys.stderr)
