@@ -1,8 +1,10 @@
 """One member of the measured group, inside a host: `member.py INDEX WORLD COORDINATOR RENDEZVOUS
 MIB`. Obeys the lines on its standard input, one answer each; started by bench.py, decides nothing.
 
-    open IMPL            ready RANK
+    open IMPL            ready
+    fill IMPL            ready, with this member's input in the tensor
     run IMPL START_NS    took SECONDS LINKS, from the common start on
+    check IMPL           ready, if the tensor holds the right sum
 """
 
 from __future__ import annotations
@@ -82,34 +84,59 @@ def opened(name: str, index: int, world: int, coordinator: str, rendezvous: str)
             raise ValueError(name)
 
 
-def timed(implementation: Implementation, array: Array, world: int, start_ns: int) -> float:
-    """Seconds from the common start to this member's end; the result is checked afterwards."""
-    pattern = np.arange(array.size, dtype=np.uint32) % PATTERN
-    np.multiply(pattern, implementation.rank + 1, out=array, casting="unsafe")
-    time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
-    implementation.all_reduce(array)
-    seconds = (time.monotonic_ns() - start_ns) / 1e9
-    pattern *= world * (world + 1) // 2
-    if not np.array_equal(array, pattern):
-        raise ArithmeticError(f"a wrong sum at rank {implementation.rank}")
-    return seconds
+class Desk:
+    """Obeys the lines; owns the tensor and the implementations."""
+
+    def __init__(self, mib: float, world: int) -> None:
+        self._world = world
+        self._array = np.empty(int(mib * (1 << 18)), np.float32)
+        self._pattern = np.arange(self._array.size, dtype=np.uint32) % PATTERN
+        self._known: dict[str, Implementation] = {}
+
+    def add(self, name: str, implementation: Implementation) -> None:
+        self._known[name] = implementation
+
+    def fill(self, name: str) -> None:
+        self._multiply(self._known[name].rank + 1, self._array)
+
+    def run(self, name: str, start_ns: int) -> tuple[float, int]:
+        """Seconds from the common start to this member's end, and links."""
+        time.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9))
+        self._known[name].all_reduce(self._array)
+        seconds = (time.monotonic_ns() - start_ns) / 1e9
+        return seconds, self._known[name].links()
+
+    def check(self, name: str) -> None:
+        expected = np.empty_like(self._array)
+        self._multiply(self._world * (self._world + 1) // 2, expected)
+        if not np.array_equal(self._array, expected):
+            raise ArithmeticError(f"{name}: a wrong sum")
+
+    def _multiply(self, factor: int, out: Array) -> None:
+        np.multiply(self._pattern, factor, out=out, casting="unsafe")
+
+    def close(self) -> None:
+        for each in self._known.values():
+            each.close()
 
 
 def main(index: int, world: int, coordinator: str, rendezvous: str, mib: float) -> None:
-    array = np.empty(int(mib * (1 << 18)), np.float32)
-    known: dict[str, Implementation] = {}
+    desk = Desk(mib, world)
     for line in sys.stdin:
+        answer: tuple[object, ...] = ("ready",)
         match line.split():
             case ["open", name]:
-                known[name] = opened(name, index, world, coordinator, rendezvous)
-                print("ready", known[name].rank, flush=True)
+                desk.add(name, opened(name, index, world, coordinator, rendezvous))
+            case ["fill", name]:
+                desk.fill(name)
             case ["run", name, start_ns]:
-                seconds = timed(known[name], array, world, int(start_ns))
-                print("took", seconds, known[name].links(), flush=True)
+                answer = ("took", *desk.run(name, int(start_ns)))
+            case ["check", name]:
+                desk.check(name)
             case words:
                 raise ValueError(f"no such order: {words}")
-    for each in known.values():
-        each.close()
+        print(*answer, flush=True)
+    desk.close()
 
 
 if __name__ == "__main__":
