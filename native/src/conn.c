@@ -144,6 +144,14 @@ static void prepare_shake(struct pc_io *io, struct pc_conn *conn, uint64_t to) {
     conn->out_sent = 0;
 }
 
+/* As many as the caller of join said; else on a long path some at once: what a flow there is held
+ * back by shows too late for the first op. */
+static void call_more(struct pc_io *io, struct pc_mate *mate, bool is_long) {
+    uint32_t want = io->config.links ? io->config.links : is_long ? PC_GROW_LINKS_FIRST : 1;
+    while (want > mate->linked + mate->calling && !mate->retry_ns)
+        pc_conn_call(io, mate);
+}
+
 static void attach(struct pc_io *io, struct pc_conn *conn) {
     struct pc_mate *mate = pc_mate_of(io, conn->peer);
     int link = -1;
@@ -156,15 +164,19 @@ static void attach(struct pc_io *io, struct pc_conn *conn) {
     }
     if (mate) {
         mate->linked++;
+        mate->retry_ns = 0;
         if (conn->outbound)
             mate->calling--;
     }
     conn->state = PC_CONN_LINKED;
     conn->link = link;
     pc_conn_watch(io, conn, EPOLLIN);
-    bool grows = conn->outbound && mate && io->config.links > mate->linked + mate->calling;
-    if (grows && io->config.peer < conn->peer) /* one of the two adds links, not both */
-        pc_conn_call(io, mate);
+    pc_net_path(conn->fd, &conn->path);
+    conn->is_long = conn->path.rtt_us_min >= PC_LONG_RTT_US;
+    if (conn->is_long)
+        pc_net_is_long(conn->fd);
+    if (mate && io->config.peer < conn->peer) /* one of the two adds links, not both */
+        call_more(io, mate, conn->is_long);
 }
 
 bool pc_conn_send_shake(struct pc_io *io, struct pc_conn *conn) {
@@ -188,6 +200,13 @@ bool pc_conn_send_shake(struct pc_io *io, struct pc_conn *conn) {
     return true;
 }
 
+static int links_of(const struct pc_io *io, uint64_t peer) {
+    int count = 0;
+    for (int i = 0; i < io->conns_high; i++)
+        count += io->conns[i].state == PC_CONN_LINKED && io->conns[i].peer == peer;
+    return count;
+}
+
 static void judge_shake(struct pc_io *io, struct pc_conn *conn) {
     struct pc_handshake theirs;
     const char *wrong = pc_handshake_get(conn->shake_in, &theirs);
@@ -199,6 +218,8 @@ static void judge_shake(struct pc_io *io, struct pc_conn *conn) {
         wrong = "another peer answers at this address";
     if (!wrong && !equal_secret(theirs.proof, io->config.proof, sizeof theirs.proof))
         wrong = "a wrong run secret";
+    if (!wrong && !conn->outbound && links_of(io, theirs.from) >= PC_PEER_LINKS)
+        wrong = "more links than one peer may have";
     if (wrong) {
         pc_conn_failed(io, conn, wrong);
         return;
@@ -253,6 +274,28 @@ void pc_conn_call(struct pc_io *io, struct pc_mate *mate) {
     conn->peer = mate->peer;
     mate->calling++;
     pc_conn_watch(io, conn, EPOLLOUT);
+}
+
+static bool has_long_link(const struct pc_io *io, const struct pc_mate *mate) {
+    for (int i = 0; i < io->conns_high; i++)
+        if (io->conns[i].peer == mate->peer && io->conns[i].is_long)
+            return true;
+    return false;
+}
+
+void pc_conn_await(struct pc_io *io, struct pc_mate *mate) {
+    if (io->config.peer < mate->peer && mate->linked) /* it called before we knew it */
+        call_more(io, mate, has_long_link(io, mate));
+    else if (io->config.peer < mate->peer)
+        pc_conn_want(io, mate);
+    else if (!mate->linked && !mate->calling && !mate->retry_ns)
+        mate->retry_ns = pc_now_ns() + PC_AWAIT_NS;
+}
+
+void pc_conn_again(struct pc_io *io, struct pc_mate *mate) {
+    mate->retry_ns = 0;
+    if (!mate->linked || mate->linked + mate->calling < io->config.links)
+        pc_conn_call(io, mate);
 }
 
 void pc_conn_want(struct pc_io *io, struct pc_mate *mate) {

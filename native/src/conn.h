@@ -21,6 +21,10 @@ void pc_errno_text(char *out, size_t n, const char *what, long negative_errno);
 
 /* Calls a member once more. */
 void pc_conn_call(struct pc_io *io, struct pc_mate *mate);
+/* Calls a member that is not linked, or waits for its call: the smaller id calls. */
+void pc_conn_await(struct pc_io *io, struct pc_mate *mate);
+/* A wait is over: calls a member that lacks links still. */
+void pc_conn_again(struct pc_io *io, struct pc_mate *mate);
 /* Calls a member unless there is a link, or will be. */
 void pc_conn_want(struct pc_io *io, struct pc_mate *mate);
 /* The called port answered, well or not. */

@@ -10,6 +10,7 @@
 
 /* cffi-begin */
 
+#define PC_GROW_LINKS_FIRST 4 /* on a long path */
 #define PC_GROW_LINKS_MAX   8
 #define PC_GROW_INTERVAL_NS 250000000
 #define PC_GROW_RTT_US      2000 /* below: one link is enough */

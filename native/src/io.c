@@ -79,9 +79,63 @@ static void read_link(struct pc_io *io, struct pc_conn *conn) {
     }
 }
 
+/* ---- the pace of long paths: see pace.h --------------------------------------------------------
+ */
+
+/* What was done since the last interval began; the next begins. Returns the longest round trip. */
+static uint64_t sample_links(struct pc_io *io, struct pc_pace_sample *sample, uint32_t *busy) {
+    uint64_t longest_us = 0, links = 0, delivered[PC_CONNS_MAX];
+    for (int i = 0; i < io->conns_high; i++) {
+        struct pc_conn *conn = &io->conns[i];
+        if (conn->state != PC_CONN_LINKED || !conn->is_long)
+            continue;
+        struct pc_net_path before = conn->path;
+        pc_net_path(conn->fd, &conn->path);
+        uint32_t packets = conn->path.delivered - before.delivered;
+        delivered[links++] = (uint64_t)packets * conn->path.mss;
+        sample->delivered += delivered[links - 1];
+        sample->again += conn->path.again - before.again;
+        sample->rtt_us += conn->path.rtt_us;
+        sample->rtt_us_min += conn->path.rtt_us_min;
+        longest_us = conn->path.rtt_us_min > longest_us ? conn->path.rtt_us_min : longest_us;
+    }
+    for (uint64_t i = 0; i < links; i++) /* acknowledgements alone are no share */
+        *busy += delivered[i] >= sample->delivered / links / 8;
+    sample->rtt_us /= links ? links : 1;
+    sample->rtt_us_min /= links ? links : 1;
+    return longest_us;
+}
+
+static void bound_links(struct pc_io *io, uint32_t busy) {
+    uint64_t rate = io->pace.rate / (busy ? busy : 1);
+    for (int i = 0; i < io->conns_high; i++) {
+        struct pc_conn *conn = &io->conns[i];
+        if (conn->state != PC_CONN_LINKED || !conn->is_long || conn->bound == rate)
+            continue;
+        conn->bound = rate;
+        pc_net_bound(conn->fd, rate);
+    }
+}
+
+static void end_interval(struct pc_io *io, uint64_t now_ns) {
+    struct pc_pace_sample sample = {.ns = now_ns - io->pace_from_ns};
+    uint32_t busy = 0;
+    uint64_t rtt_us = sample_links(io, &sample, &busy);
+    bool running = io->pace_ns != 0;
+    io->pace_from_ns = now_ns;
+    io->pace_ns = rtt_us && (!running || sample.delivered) ? now_ns + rtt_us * 1000 : 0;
+    if (!running)
+        return; /* what was counted was idleness */
+    pc_pace(&io->pace, &sample);
+    if (busy)
+        bound_links(io, busy);
+}
+
 /* For growing: what a pair carries, and that the clock of the interval runs while it does. */
 static void count_sent(struct pc_io *io, const struct pc_conn *conn, uint64_t n) {
     struct pc_mate *mate = pc_mate_of(io, conn->peer);
+    if (conn->is_long && !io->pace_ns)
+        end_interval(io, pc_now_ns());
     if (!mate || io->config.links)
         return;
     mate->growth.bytes += n;
@@ -178,25 +232,43 @@ static bool take_mates(struct pc_io *io, const struct pccl_view *view) {
     return true;
 }
 
-/* So that each member's death breaks a link: the next one that can be reached. */
-static void call_successor(struct pc_io *io, const struct pccl_view *view) {
-    for (uint32_t i = 1; i < view->member_count; i++) {
-        uint32_t other = (view->self + i) % view->member_count;
+/* Awaits the nearest member that can be reached, `step` by step along the ring. */
+static void await_nearest(struct pc_io *io, const struct pccl_view *view, uint32_t step) {
+    uint32_t count = view->member_count, other = view->self;
+    for (uint32_t i = 1; i < count; i++) {
+        other = (other + step) % count;
         if (is_cut(view, view->self, other))
             continue;
-        pc_conn_want(io, &io->mates[other]);
+        pc_conn_await(io, &io->mates[other]);
         return;
     }
+}
+
+/* Where all send to all, links to all, so that the first op need not wait for them; else to the
+ * ring's neighbours, so that each member's death breaks a link. Of two ends the one with the
+ * smaller id calls; the other waits a while for that, or a pair would begin with two links. */
+static void link_up(struct pc_io *io, const struct pccl_view *view) {
+    if (view->member_count > PC_MESH_MAX) {
+        await_nearest(io, view, 1);
+        await_nearest(io, view, view->member_count - 1);
+        return;
+    }
+    for (uint32_t i = 0; i < view->member_count; i++)
+        if (i != view->self && !is_cut(view, view->self, i))
+            pc_conn_await(io, &io->mates[i]);
 }
 
 void pc_io_set_view(struct pc_io *io, const struct pccl_view *view) {
     if (io->failed || view->epoch <= pc_core_epoch(io->core))
         return;
+    uint32_t count = io->mate_count;
     if (!take_mates(io, view) || pc_core_set_view(io->core, view, pc_now_ns()) != PCCL_OK) {
         pc_io_fail(io, PCCL_RESOURCE, "out of memory while installing a view");
         return;
     }
-    call_successor(io, view);
+    link_up(io, view);
+    if (view->member_count != count) /* other paths, other shares */
+        memset(&io->pace, 0, sizeof io->pace);
     for (int i = 0; i < io->conns_high; i++) {
         struct pc_conn *conn = &io->conns[i];
         if (conn->state == PC_CONN_LINKED && unstage(io, conn))
@@ -230,6 +302,8 @@ static uint64_t next_deadline(const struct pc_io *io) {
     for (uint32_t i = 0; i < io->mate_count; i++)
         if (io->mates[i].retry_ns && io->mates[i].retry_ns < at)
             at = io->mates[i].retry_ns;
+    if (io->pace_ns && io->pace_ns < at)
+        at = io->pace_ns;
     return io->grow_ns && io->grow_ns < at ? io->grow_ns : at;
 }
 
@@ -240,8 +314,9 @@ static uint32_t rtt_of(struct pc_io *io, uint64_t peer) {
         const struct pc_conn *conn = &io->conns[i];
         if (conn->state != PC_CONN_LINKED || conn->peer != peer)
             continue;
-        uint32_t its = pc_net_rtt_us(conn->fd);
-        rtt_us = its > rtt_us ? its : rtt_us;
+        struct pc_net_path path;
+        pc_net_path(conn->fd, &path);
+        rtt_us = path.rtt_us > rtt_us ? path.rtt_us : rtt_us;
     }
     return rtt_us;
 }
@@ -271,7 +346,9 @@ static void on_time(struct pc_io *io, uint64_t now_ns) {
     }
     for (uint32_t i = 0; i < io->mate_count; i++)
         if (io->mates[i].retry_ns && now_ns >= io->mates[i].retry_ns)
-            pc_conn_call(io, &io->mates[i]);
+            pc_conn_again(io, &io->mates[i]);
+    if (io->pace_ns && now_ns >= io->pace_ns)
+        end_interval(io, now_ns);
     grow_links(io, now_ns);
     pc_core_tick(io->core, now_ns);
 }
@@ -388,6 +465,7 @@ int pc_io_open(struct pc_io *io, pccl_engine *engine, const struct pccl_config *
         io->conns[i].fd = -1;
         atomic_init(&io->fds[i], -1);
     }
+    pc_net_raise_descriptors();
     *port = config->bind_port;
     io->listen_fd = pc_net_listen(config->bind_host, port);
     if (io->listen_fd < 0) {

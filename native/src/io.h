@@ -10,12 +10,18 @@
 #include "core.h"
 #include "frame.h"
 #include "grow.h"
+#include "net.h"
+#include "pace.h"
 
 #define PC_CONNS_MAX     PC_LINKS_MAX /* links, and connections that have not become one */
 #define PC_STRANGERS_MAX 64           /* accepted, and no link to a member (yet) */
 #define PC_STAGING_BYTES (64u << 10)
 #define PC_READ_BUDGET   (1u << 20) /* bytes of one link before others get a turn */
 #define PC_RETRY_NS      500000000u
+#define PC_AWAIT_NS      1000000000u /* for the other end's call */
+#define PC_MESH_MAX      32          /* members that all link to all from the start */
+#define PC_PEER_LINKS    32          /* links of one peer, at most: none may take them all */
+#define PC_LONG_RTT_US   2000 /* a path below is short: one link, no pace */
 
 enum pc_conn_state {
     PC_CONN_FREE = 0,
@@ -33,6 +39,9 @@ struct pc_conn {
     int link; /* LINKED: the core's id of it */
     uint64_t deadline_ns;
     uint64_t born;
+    bool is_long;            /* LINKED: over a long path */
+    struct pc_net_path path; /* when the interval began */
+    uint64_t bound;          /* bytes a second, as the kernel was told */
     uint8_t shake_in[PC_HANDSHAKE_BYTES], shake_out[PC_HANDSHAKE_BYTES];
     uint32_t in_have, out_sent;
     uint8_t *staging;
@@ -61,6 +70,8 @@ struct pc_io {
     int conns_high;        /* no connection at or beyond this place */
     struct pc_mate *mates; /* in ring order, self included */
     uint32_t mate_count, self;
+    struct pc_pace pace;
+    uint64_t pace_ns, pace_from_ns; /* its interval's end and beginning; 0: none runs */
     uint64_t grow_ns; /* when links are counted next; 0: nothing to count */
     uint64_t links_refused;
     uint64_t births;

@@ -3,11 +3,14 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/tcp.h> /* newer than the C library's: what was delivered */
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#define DESCRIPTORS 65536
 
 union address {
     struct sockaddr any;
@@ -118,10 +121,36 @@ long pc_net_send(int fd, struct iovec *slices, int count) {
     return sent < 0 ? -(long)errno : (long)sent;
 }
 
-uint32_t pc_net_rtt_us(int fd) {
+void pc_net_path(int fd, struct pc_net_path *path) {
     struct tcp_info info;
     socklen_t length = sizeof info;
+    memset(&info, 0, sizeof info); /* an older kernel tells less */
+    memset(path, 0, sizeof *path);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
-        return 0;
-    return info.tcpi_rtt;
+        return;
+    path->rtt_us = info.tcpi_rtt;
+    path->rtt_us_min = info.tcpi_min_rtt;
+    path->delivered = info.tcpi_delivered;
+    path->mss = info.tcpi_snd_mss;
+    path->again = info.tcpi_bytes_retrans;
+}
+
+void pc_net_is_long(int fd) {
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "bbr", 3);
+}
+
+void pc_net_bound(int fd, uint64_t rate) {
+    unsigned long bound = rate ? rate : ~0ul; /* what the kernel calls none */
+    (void)setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &bound, sizeof bound);
+}
+
+void pc_net_raise_descriptors(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    rlim_t most = limit.rlim_max < DESCRIPTORS ? limit.rlim_max : DESCRIPTORS;
+    if (limit.rlim_cur >= most)
+        return;
+    limit.rlim_cur = most;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* refused: what there is has to do */
 }

@@ -27,8 +27,24 @@ long pc_net_recv(int fd, void *to, size_t n);
 /* Bytes written, or -EAGAIN, or another negative errno. Never raises SIGPIPE. */
 long pc_net_send(int fd, struct iovec *slices, int count);
 
-/* The kernel's smoothed round-trip time of a connection, microseconds; 0: not known. */
-uint32_t pc_net_rtt_us(int fd);
+/* What the kernel knows of a connection; all zero if it does not tell. */
+struct pc_net_path {
+    uint32_t rtt_us, rtt_us_min; /* smoothed, and the least of late */
+    uint32_t delivered, mss;     /* packets that the other kernel has told it has, wrapping; bytes */
+    uint64_t again;              /* bytes sent again */
+};
+void pc_net_path(int fd, struct pc_net_path *path);
+
+/* A connection over a long path: BBR where this kernel has it and lets us, since what takes loss
+ * for congestion cannot fill such a path. */
+void pc_net_is_long(int fd);
+
+/* Bounds what the connection sends, bytes a second; 0: no bound. */
+void pc_net_bound(int fd, uint64_t rate);
+
+/* Raises this process's limit of descriptors to what it may, 65536 at most: a member of a large
+ * group has some per other member. Never lowers it. */
+void pc_net_raise_descriptors(void);
 
 /* true if `host` is a numeric address that pc_net_connect takes. */
 bool pc_net_is_numeric(const char *host);
