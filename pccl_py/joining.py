@@ -126,9 +126,7 @@ def join(
     return comm
 
 
-def _check_join(
-    name: str | None, min_members: int, transport: str, links: int | None
-) -> None:
+def _check_join(name: str | None, min_members: int, transport: str, links: int | None) -> None:
     if not arguments.is_whole(min_members, 1, 1024):
         raise UsageError(
             f"min_members={arguments.shown(min_members)} must be a number from 1 to 1024"

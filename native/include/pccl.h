@@ -5,7 +5,8 @@
  * flush, and reports evidence as events; the control plane (Python) talks to the coordinator.
  *
  * Depends on libc and POSIX sockets. Nothing here logs, reads the environment, installs a signal
- * handler or keeps a global. All integers of the wire are little endian; see PROTOCOL.md.
+ * handler or keeps a global; one limit of the process is changed: its descriptors are raised to
+ * what is allowed, 65536 at most. All integers of the wire are little endian; see PROTOCOL.md.
  *
  * Threads. pccl_engine_new starts one thread, "pccl-io", which alone touches sockets and protocol
  * state; pccl_engine_free joins it. Every other function only exchanges messages with it under a
@@ -119,7 +120,7 @@ struct pccl_config {
     uint64_t scratch_bytes; /* bound on segment buffers, at least one segment per member is taken */
     uint32_t handshake_ms;  /* a link that has not shown a valid handshake by then is closed */
     int32_t checksum_payload; /* 1: CRC32C over header and payload; 0: header only */
-    uint32_t links;           /* connections per pair; 0: found out by measuring */
+    uint32_t links;           /* connections per pair, at most 16; 0: found out by measuring */
 };
 
 /* One member of the engine's group, in ring order. */
