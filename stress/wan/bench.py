@@ -130,7 +130,8 @@ def table(rows: Sequence[Row], ideal: float) -> str:
         first, later = row.seconds[0], row.seconds[1:] or row.seconds
         middle = statistics.median(later)
         lines.append(
-            f"{row.name:12} {first:7.2f} s {ideal / first:6.1%} {middle:11.2f} s {ideal / middle:6.1%}"
+            f"{row.name:12} {first:7.2f} s {ideal / first:6.1%}"
+            f" {middle:11.2f} s {ideal / middle:6.1%}"
             f" {ideal / max(later):8.1%} {ideal / min(later):8.1%}  {row.links or ''}"
         )
     return "\n".join(lines)
@@ -147,7 +148,7 @@ def bench(net: Network, names: Sequence[str], *, mib: float, repeats: int) -> in
         return 1
     print(
         f"{net.hosts} hosts, all_reduce of {mib:g} MiB, {net.settings}\n"
-        f"bare streams reach {before.share:.1%} of the capacity before and {after.share:.1%} after\n"
+        f"bare streams reach {before.share:.1%} of the capacity before, {after.share:.1%} after\n"
         f"{FORMULA}; the bytes alone take {ideal_s(net, mib):.2f} s\n\n"
         f"{table(rows, ideal_s(net, mib))}"
     )

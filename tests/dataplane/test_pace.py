@@ -1,4 +1,4 @@
-"""What bounds an engine's long links: the best that got through, never less because of bad times."""
+"""What bounds an engine's long links: the best that got through, and no less in bad times."""
 
 from __future__ import annotations
 
