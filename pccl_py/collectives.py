@@ -29,6 +29,8 @@ from pccl_py.types import DType, Kind, OpInfo, PeerId, ReduceOp
 from pccl_py.work import Work
 
 _OPS = {op.name.lower(): op for op in ReduceOp}
+_ROUTES = {name: number for number, name in enumerate(ROUTES)}
+_NOTHING = buffers.of(bytearray())
 WEIGHT_MAX = 1e300
 _INTEGERS = (DType.UINT8, DType.INT8, DType.INT16, DType.INT32, DType.INT64)
 
@@ -106,7 +108,8 @@ class Collectives(Exchanges):
         """
         reduction = _reduction(op)
         arguments.check_flag("strict", strict)
-        if route not in ROUTES:
+        way = _ROUTES.get(route)
+        if way is None:
             raise UsageError(f"route={arguments.shown(route)} must be one of {', '.join(ROUTES)}")
         target, source = buffers.of(tensor, writable=out is None), None
         if out is not None:
@@ -123,8 +126,8 @@ class Collectives(Exchanges):
             input=source,
             peers=self._listed(),
             strict=strict,
-            route=ROUTES.index(route),
-            weight=_weight(weight, reduction, target.dtype),
+            route=way,
+            weight=1.0 if weight is None else _weight(weight, reduction, target.dtype),
         )
         return self._run(started, name, timeout, async_op)
 
@@ -312,8 +315,7 @@ class Collectives(Exchanges):
         self, *, name: str | None = None, timeout: float | None = None, async_op: bool = False
     ) -> OpInfo | Work:
         """Ends when every participant has called it: an all_reduce of nothing."""
-        nothing = buffers.of(bytearray())
-        started = Op(Kind.ALL_REDUCE, nothing.dtype, "barrier", out=nothing, peers=self._listed())
+        started = Op(Kind.ALL_REDUCE, _NOTHING.dtype, "barrier", out=_NOTHING, peers=self._listed())
         return self._run(started, name, timeout, async_op)
 
     def _listed(self, among: Among | None = None) -> tuple[PeerId, ...]:
@@ -332,8 +334,6 @@ def _reduction(op: object) -> ReduceOp:
 
 def _weight(weight: object, reduction: ReduceOp, dtype: DType) -> float:
     """This member's in an avg. Raises UsageError."""
-    if weight is None:
-        return 1.0
     found = arguments.number(weight)
     if not 0.0 <= found <= WEIGHT_MAX:
         raise UsageError(f"weight={arguments.shown(weight)} must be a number from 0 to 1e300")

@@ -19,8 +19,9 @@ from pccl_py import arguments, forks
 from pccl_py.among import Among, Told
 from pccl_py.collectives import Collectives
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.dataplane.engine import Engine, Stats
+from pccl_py.dataplane.engine import Engine
 from pccl_py.dataplane.op import Op
+from pccl_py.dataplane.results import Stats
 from pccl_py.errors import CoordinatorLost, PcclError, UsageError
 from pccl_py.flight import Flight
 from pccl_py.peer.control import Control

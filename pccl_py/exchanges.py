@@ -8,7 +8,6 @@ becomes of an op when a member dies, is decided below and by the coordinator.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Unpack, overload
 
 import xxhash
@@ -22,7 +21,7 @@ from pccl_py.errors import UsageError
 from pccl_py.flight import Flight
 from pccl_py.keywords import Async, AsyncPair, Sync, SyncPair
 from pccl_py.types import Kind, OpInfo, PeerId
-from pccl_py.work import Work
+from pccl_py.work import SLICE_MS, Work
 
 TAG_MAX = (1 << 31) - 1
 
@@ -297,19 +296,23 @@ class Exchanges(ABC):
     ) -> OpInfo | Work:
         """Starts an op, here and under a name."""
         arguments.check_flag("async_op", async_op)
-        where = f" of {self._whom}" if self._whom else ""
-        words, number = f"op{where}" if where else "", 0
-        if name is not None:
-            arguments.check_op_name(name)
-            number = xxhash.xxh3_64_intdigest(f"op\0{name}".encode()) or 1
-            where = f" {name!r}{where}"
-            words = f"op{where}"
-        if where:
-            op = replace(op, what=op.what + where, words=words, name=number, context=self._context)
+        if name is not None or self._whom:
+            self._place(op, name)
         return self._finish(op, timeout, async_op)
 
+    def _place(self, op: Op, name: str | None) -> None:
+        """Says of an op what it is called, and among whom it is."""
+        where = f" of {self._whom}" if self._whom else ""
+        if name is not None:
+            arguments.check_op_name(name)
+            op.name = xxhash.xxh3_64_intdigest(f"op\0{name}".encode()) or 1
+            where = f" {name!r}{where}"
+        op.what += where
+        op.words = f"op{where}"
+        op.context = self._context
+
     def _finish(self, op: Op, timeout: float | None, async_op: bool) -> OpInfo | Work:
-        work = self._flight.start(op, timeout)
+        work = self._flight.start(op, timeout, 0 if async_op else SLICE_MS)
         return work if async_op else work.wait()
 
 

@@ -7,9 +7,7 @@ kept until the next call. What an op is among whom must not be known here.
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections import deque
 
 from pccl_py import arguments
 from pccl_py.dataplane.engine import Engine
@@ -29,8 +27,8 @@ class Flight:
         self.deadline_s = deadline_s
         self._engine = engine
         self._mailbox = mailbox
-        self._lock = threading.Lock()
-        self._pending: deque[Pending] = deque()
+        # In order of submission. Threads share it without a lock: each step on it is one call of C.
+        self._pending: dict[Pending, None] = {}
         self._sweep_at = SWEEP_MIN
 
     def check_usable(self, *, allow_failed: bool = False) -> None:
@@ -41,57 +39,51 @@ class Flight:
         if failure is not None and not allow_failed:
             raise failure
 
-    def start(self, op: Op, timeout: float | None) -> Work:
-        """Submits an op. timeout: seconds, narrows the deadline.
+    def start(self, op: Op, timeout: float | None, wait_ms: int = 0) -> Work:
+        """Submits an op. timeout: seconds, narrows the deadline. wait_ms: how long to
+        wait for its end in the same call of the engine, for one who is going to wait anyway.
 
         Raises what `check_usable` does, the error of a dropped op, UsageError (timeout, memory that
         is in flight), ResourceError (too many in flight).
         """
         self.check_usable()
-        self.raise_dropped()
-        limit_s = arguments.seconds(timeout)
-        pending = Pending(self._engine, op)
+        if self._pending:
+            self.raise_dropped()
+        limit_s = self.deadline_s
+        if timeout is not None:
+            limit_s = min(arguments.seconds(timeout) or limit_s, limit_s)
+        pending = Pending(self._engine, op, self._pending)
         work = Work(pending)
         pending.work = weakref.ref(work)
-        with self._lock:
-            self._pending.append(pending)
         try:
-            self._engine.submit(
-                pending.ticket,
-                op,
-                timeout_s=self.deadline_s if limit_s is None else min(limit_s, self.deadline_s),
-            )
+            self._pending[pending] = None
+            pending.submit(limit_s, wait_ms)
         except UsageError:
             self.check_usable()
             self._say_who_holds(op, pending)
             raise
         finally:
-            if not pending.ticket.is_submitted:
-                with self._lock:
-                    self._pending.remove(pending)
+            if not pending.is_submitted:
+                self._pending.pop(pending, None)
         return work
 
     def _say_who_holds(self, op: Op, refused: Pending) -> None:
         """Raises UsageError that names the op in flight whose memory `op` overlaps, if one does."""
-        for pending in self._running():
+        for pending in list(self._pending):
             if pending is not refused and pending.conflicts(op):
                 raise UsageError(
                     f"the buffer overlaps that of {pending.what}, which is in flight: wait for "
                     "that op first"
                 ) from None
 
-    def _running(self) -> list[Pending]:
-        with self._lock:
-            return list(self._pending)
-
     def drain(self) -> None:
         """Waits for all ops; each is bounded by its own deadline."""
-        for pending in self._running():
+        for pending in list(self._pending):
             pending.wait(None)
 
     def collect_ended(self) -> None:
         """What has ended well stays so, whatever becomes of the engine."""
-        for pending in self._running():
+        for pending in list(self._pending):
             pending.poll()
 
     def raise_dropped(self) -> None:
@@ -102,15 +94,18 @@ class Flight:
 
     def dropped_error(self) -> PcclError | None:
         """That error, once."""
-        with self._lock:
-            while self._pending and self._pending[0].is_over:  # most end in order
-                self._pending.popleft()
-            if len(self._pending) > self._sweep_at:
-                self._pending = deque(p for p in self._pending if not p.is_over)
-                self._sweep_at = 2 * len(self._pending) + SWEEP_MIN
-            dropped = next((p for p in self._pending if p.is_dropped and p.poll()), None)
-            if dropped is None:
-                return None
-            self._pending.remove(dropped)
-        result = dropped.poll()
-        return None if result is None else result.error
+        for pending in list(self._pending):  # most end in order
+            if not pending.is_over:
+                break
+            self._pending.pop(pending, None)
+        if len(self._pending) > self._sweep_at:
+            for pending in list(self._pending):
+                if pending.is_over:
+                    self._pending.pop(pending, None)
+            self._sweep_at = 2 * len(self._pending) + SWEEP_MIN
+        for pending in list(self._pending):
+            result = pending.poll() if pending.is_dropped else None
+            # whoever takes it out tells it, be there several threads
+            if result is not None and self._pending.pop(pending, result) is None:
+                return result.error
+        return None

@@ -42,7 +42,7 @@ StartBroadcast = Callable[[Buffer, PeerId, str], Work]
 
 def digest(buffer: Buffer) -> bytes:
     """XXH3-128 over dtype, shape and bytes: 16 bytes."""
-    hasher = xxhash.xxh3_128(f"{int(buffer.dtype)}:{buffer.shape}:".encode())
+    hasher = xxhash.xxh3_128(f"{int(buffer.dtype)}:{tuple(buffer.shape)}:".encode())
     if buffer.count:
         hasher.update((ctypes.c_char * buffer.nbytes).from_address(buffer.address))
     return hasher.digest()

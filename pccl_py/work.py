@@ -12,8 +12,9 @@ import time
 import weakref
 
 from pccl_py import arguments
-from pccl_py.dataplane.engine import Engine, Result, Ticket
+from pccl_py.dataplane.engine import Engine, Ticket
 from pccl_py.dataplane.op import Op
+from pccl_py.dataplane.results import Result
 from pccl_py.errors import PcclError, UsageError
 from pccl_py.types import OpInfo
 
@@ -24,15 +25,35 @@ class Pending:
     """An op in flight, kept with its buffers until the engine is done with them. Made before the op
     is submitted with `ticket`, so that an interrupt cannot leave an op that nobody knows of."""
 
-    def __init__(self, engine: Engine, op: Op) -> None:
+    __slots__ = ("_engine", "_kept", "_lock", "_op", "_result", "_ticket", "_told", "what", "work")
+
+    def __init__(self, engine: Engine, op: Op, kept: dict[Pending, None]) -> None:
+        """kept: where it is kept, and taken from when the user has been told."""
         self.what = op.what
-        self.ticket = Ticket(op.words)
         self.work: weakref.ref[Work] | None = None
         self._engine = engine
+        self._kept = kept
+        self._ticket = Ticket(op.words)
         self._op: Op | None = op
-        self._lock = threading.Lock()  # one thread waits in the engine, the others for it
+        self._lock = threading.Lock()  # one thread is in the engine, the others wait for it
         self._result: Result | None = None
         self._told = False
+
+    def submit(self, timeout_s: float, wait_ms: int) -> None:
+        """As `Engine.submit`."""
+        op = self._op
+        assert op is not None
+        with self._lock:
+            self._set(self._engine.submit(self._ticket, op, timeout_s=timeout_s, wait_ms=wait_ms))
+
+    @property
+    def is_submitted(self) -> bool:
+        return self._ticket.is_submitted
+
+    def _set(self, result: Result | None) -> None:
+        self._result = result
+        if result is not None:
+            self._op = None
 
     def poll(self, timeout_ms: int = 0) -> Result | None:
         """The result, or None if the op has not ended within timeout_ms. Any thread."""
@@ -43,10 +64,8 @@ class Pending:
         if not self._lock.acquire(timeout=timeout_ms / 1000):
             return None
         try:
-            if self._result is None and self.ticket.is_submitted:
-                self._result = self._engine.wait(self.ticket, timeout_ms)
-                if self._result is not None:
-                    self._op = None
+            if self._result is None and self._ticket.is_submitted:
+                self._set(self._engine.wait(self._ticket, timeout_ms))
             return self._result
         finally:
             self._lock.release()
@@ -63,8 +82,10 @@ class Pending:
 
     def collect(self, until: float | None) -> Result | None:
         """As wait, for one who will tell the user: the communicator then says nothing of it."""
-        result = self.wait(until)
-        self._told |= result is not None
+        result = self._result or self.wait(until)
+        if result is not None:
+            self._told = True
+            self._kept.pop(self, None)
         return result
 
     def conflicts(self, op: Op) -> bool:
@@ -88,6 +109,8 @@ class Pending:
 class Work:
     """A running collective, as returned with async_op=True."""
 
+    __slots__ = ("__weakref__", "_pending")
+
     def __init__(self, pending: Pending) -> None:
         self._pending = pending
 
@@ -100,8 +123,10 @@ class Work:
         no PcclError, if the op is still running: it goes on, wait again. Ctrl-C acts within 100 ms
         and leaves the op running.
         """
-        limit_s = arguments.seconds(timeout, may_be_zero=True)
-        until = None if limit_s is None else time.monotonic() + limit_s
+        until = None
+        if timeout is not None:
+            limit_s = arguments.seconds(timeout, may_be_zero=True)
+            until = None if limit_s is None else time.monotonic() + limit_s
         result = self._pending.collect(until)
         if result is None:
             raise TimeoutError(f"{self._pending.what} is still running after {timeout} s")

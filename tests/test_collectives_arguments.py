@@ -43,7 +43,7 @@ class Recorder:
         if self.closed:
             raise pccl.UsageError(f"the communicator is {self.closed}")
 
-    def start(self, op: Op, timeout: float | None) -> Work:
+    def start(self, op: Op, timeout: float | None, wait_ms: int = 0) -> Work:
         self.ops.append(op)
         return cast(Work, Ended())
 

@@ -12,8 +12,9 @@ import pytest
 import pccl_py as pccl
 from pccl_py.dataplane import buffers
 from pccl_py.dataplane.buffers import Buffer
-from pccl_py.dataplane.engine import Engine, Result, Ticket
+from pccl_py.dataplane.engine import Engine, Ticket
 from pccl_py.dataplane.op import Op
+from pccl_py.dataplane.results import Result
 from pccl_py.flight import Flight
 from pccl_py.peer.control import Mailbox
 from pccl_py.types import Kind, OpInfo
@@ -29,15 +30,18 @@ class FakeEngine:
         self.results: dict[int, Result] = {}
         self.timeouts: list[float] = []
 
-    def submit(self, ticket: Ticket, op: Op, *, timeout_s: float) -> None:
+    def submit(
+        self, ticket: Ticket, op: Op, *, timeout_s: float, wait_ms: int = 0
+    ) -> Result | None:
         if any(op.conflicts(other) for other in self.running.values()):
             raise pccl.UsageError("the buffer overlaps one that is in flight")
-        ticket.number[0] = len(self.timeouts) + 1
-        self.running[int(ticket.number[0])] = op
         self.timeouts.append(timeout_s)
+        ticket.cell.number = len(self.timeouts)
+        self.running[len(self.timeouts)] = op
+        return None
 
     def wait(self, ticket: Ticket, timeout_ms: int) -> Result | None:
-        return self.results.get(int(ticket.number[0]))
+        return self.results.get(int(ticket.cell.number))
 
     def end(self, number: int, error: pccl.PcclError | None = None) -> None:
         del self.running[number]

@@ -10,8 +10,8 @@
  *
  * Threads. pccl_engine_new starts one thread, "pccl-io", which alone touches sockets and protocol
  * state; pccl_engine_free joins it. Every other function only exchanges messages with it under a
- * mutex and never waits for the network, except pccl_engine_wait, which waits as long as it is
- * told.
+ * mutex and never waits for the network, except pccl_engine_wait and _submit, which wait as long
+ * as they are told.
  *
  * Errors. Functions return enum pccl_status, 0 is success. Violating "Thread" or "Owned by" is a
  * bug in the caller and asserts.
@@ -213,6 +213,14 @@ struct pccl_result {
     char text[1024];
 };
 
+/* One op of a caller, zeroed before it is submitted. */
+struct pccl_ticket {
+    uint64_t op;     /* its number as the coordinator knows it */
+    uint64_t number; /* what wait goes by; 0: not submitted */
+    int32_t ended;   /* 1: result says how */
+    struct pccl_result result;
+};
+
 enum pccl_event_type {
     PCCL_EVENT_LINK_LOST = 1, /* evidence: the link in use to `peer` broke; reason says how */
     PCCL_EVENT_TIMEOUT = 2,   /* `op` passed its deadline; reason is the blame line; once per op */
@@ -324,22 +332,22 @@ int pccl_engine_flush(pccl_engine *engine, uint32_t epoch);
 int pccl_engine_report(pccl_engine *engine, struct pccl_report **report);
 void pccl_report_free(struct pccl_report *report);
 
-/* Submits an op; *op_id is its number as the coordinator knows it, *ticket what wait takes. The op
- * starts when all that is needed is there; a submit after the engine was failed ends at once.
- * Thread: any; never blocks (it may copy a block to oneself). Owned by: all memory that the op
- * names belongs to the engine until pccl_engine_wait has returned the result for this ticket: what
- * is written must not be touched, what is only read may be read by others, other ops included.
- * `op` itself and its arrays are copied. Errors: PCCL_USAGE (arguments, memory that another op in
+/* Submits an op, fills ticket->op and ->number, and waits up to timeout_ms for its end as
+ * pccl_engine_wait does (one call instead of two for who waits anyway; 0: does not). The op starts
+ * when all that is needed is there; a submit after the engine was failed ends at once.
+ * Thread: any; blocks as told (it may copy a block to oneself). Owned by: all memory that the op
+ * names belongs to the engine until ticket->ended is set: what is written must not be touched, what
+ * is only read may be read by others, other ops included. `op` itself and its arrays are copied.
+ * Errors, of the submit, and then nothing was: PCCL_USAGE (arguments, memory that another op in
  * flight writes, a name whose hash meets another), PCCL_RESOURCE (PCCL_OPS_MAX ops in flight,
  * PCCL_CONTEXTS_MAX contexts, memory). */
-int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *op_id,
-                       uint64_t *ticket);
+int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, struct pccl_ticket *ticket,
+                       int timeout_ms);
 
-/* Waits up to timeout_ms (0: asks only) for an op's end. PCCL_OK: it has ended, *result says how,
- * and the ticket is gone. PCCL_PENDING: not yet. Thread: any, one waiter per ticket; blocks as
- * told. Errors: PCCL_USAGE (no such ticket). */
-int pccl_engine_wait(pccl_engine *engine, uint64_t ticket, int timeout_ms,
-                     struct pccl_result *result);
+/* Waits up to timeout_ms (0: asks only) for the end of an op that has not ended. PCCL_OK: it has,
+ * ticket->ended is set. PCCL_PENDING: not yet. Thread: any, one waiter per ticket; blocks as told.
+ * Errors: PCCL_USAGE (no such ticket). */
+int pccl_engine_wait(pccl_engine *engine, struct pccl_ticket *ticket, int timeout_ms);
 
 /* Ops of context 0 (named ones included) submitted by this peer in this line: the safe-point
  * position. What passes in sub-groups and between two members differs from member to member.

@@ -20,7 +20,7 @@ struct command {
     struct pccl_view *view; /* one block, with all it points to */
     uint32_t epoch;
     int status;
-    char text[1024];
+    char *text; /* CMD_FAIL: a block of its own */
 };
 
 struct event_node {
@@ -35,20 +35,25 @@ struct pc_range {
     bool written;
 };
 
+#define PC_FEW_RANGES 2 /* what a reduction or a broadcast names needs no memory of its own */
+
 struct pc_ranges {
-    struct pc_range *rows;
+    struct pc_range few[PC_FEW_RANGES];
+    struct pc_range *many; /* NULL: they are in few */
     uint32_t count;
 };
 
 enum ticket_state { TICKET_FREE = 0, TICKET_RUNNING, TICKET_ENDED };
 
+/* In one list: that of the free ones, or of the running ones, or (ended) in none. */
 struct ticket {
     enum ticket_state state;
-    uint32_t generation;
+    uint64_t generation; /* 48 bits of it are in the number that the caller has */
     uint64_t op_id;
+    struct ticket *next, *prev; /* free ones have no prev */
     struct pc_ranges ranges;
-    struct pccl_result result;
     pthread_cond_t ended;
+    struct pccl_result result;
 };
 
 struct pccl_engine {
@@ -60,6 +65,8 @@ struct pccl_engine {
     struct command *commands, **commands_tail;
     struct event_node *events, **events_tail;
     struct ticket tickets[TICKETS];
+    struct ticket *free;                   /* the last to be freed first: it is in a cache */
+    struct ticket *running, *running_last; /* in order of submission, in which most end */
     struct pccl_report *report;
     struct pccl_stats stats;
     struct pc_names names;  /* uses of each op name */
@@ -72,8 +79,13 @@ struct pccl_engine {
 
 /* A zeroed command, or NULL. */
 struct command *pc_command_new(enum command_type type);
-/* Hands it to pccl-io. Caller holds the mutex. */
-void pc_command_push(pccl_engine *engine, struct command *command);
+void pc_command_free(struct command *command);
+/* Hands it to pccl-io. Caller holds the mutex, and when it is true calls pc_io_wake without it:
+ * pccl-io, once awake, wants the mutex. */
+bool pc_command_push(pccl_engine *engine, struct command *command);
+
+void pc_tickets_init(pccl_engine *engine);
+void pc_tickets_free(pccl_engine *engine);
 
 /* ---- opcopy.c: an op from the caller's memory -------------------------------------------------
  */

@@ -131,14 +131,19 @@ static bool overlap(const struct pc_range *a, const struct pc_range *b) {
            b->data < a->data + a->bytes;
 }
 
+static const struct pc_range *rows_of(const struct pc_ranges *ranges) {
+    return ranges->many ? ranges->many : ranges->few;
+}
+
 static void add(struct pc_ranges *ranges, const void *data, uint64_t bytes, bool written) {
     if (!bytes || !data)
         return;
-    struct pc_range *last = ranges->count ? &ranges->rows[ranges->count - 1] : NULL;
+    struct pc_range *rows = ranges->many ? ranges->many : ranges->few;
+    struct pc_range *last = ranges->count ? &rows[ranges->count - 1] : NULL;
     if (last && last->written == written && last->data + last->bytes == data)
         last->bytes += bytes; /* blocks of one tensor */
     else
-        ranges->rows[ranges->count++] = (struct pc_range){data, bytes, written};
+        rows[ranges->count++] = (struct pc_range){data, bytes, written};
 }
 
 static void add_blocks(struct pc_ranges *ranges, const struct pccl_op *op,
@@ -149,9 +154,10 @@ static void add_blocks(struct pc_ranges *ranges, const struct pccl_op *op,
 }
 
 static bool clashes_with_itself(const struct pc_ranges *ranges) {
+    const struct pc_range *rows = rows_of(ranges);
     for (uint32_t i = 0; i < ranges->count; i++)
         for (uint32_t j = i + 1; j < ranges->count; j++)
-            if (overlap(&ranges->rows[i], &ranges->rows[j]))
+            if (overlap(&rows[i], &rows[j]))
                 return true;
     return false;
 }
@@ -160,9 +166,12 @@ int pc_op_ranges(const struct pccl_op *op, uint64_t self, struct pc_ranges *rang
     size_t element = pccl_dtype_size(op->dtype);
     uint32_t mine = place_of(op, self);
     ranges->count = 0;
-    ranges->rows = calloc(2 * (size_t)op->peer_count + 2, sizeof *ranges->rows);
-    if (!ranges->rows)
-        return PCCL_RESOURCE;
+    ranges->many = NULL;
+    if (op->sends || op->receives) {
+        ranges->many = calloc(2 * (size_t)op->peer_count + PC_FEW_RANGES, sizeof *ranges->many);
+        if (!ranges->many)
+            return PCCL_RESOURCE;
+    }
     uint64_t count = op->count;
     bool writes = true;
     if (op->kind == PCCL_BROADCAST || op->kind == PCCL_REDUCE)
@@ -187,14 +196,16 @@ int pc_op_ranges(const struct pccl_op *op, uint64_t self, struct pc_ranges *rang
 }
 
 void pc_ranges_free(struct pc_ranges *ranges) {
-    free(ranges->rows);
-    *ranges = (struct pc_ranges){0};
+    free(ranges->many);
+    ranges->many = NULL;
+    ranges->count = 0;
 }
 
 bool pc_ranges_clash(const struct pc_ranges *a, const struct pc_ranges *b) {
+    const struct pc_range *ours = rows_of(a), *theirs = rows_of(b);
     for (uint32_t i = 0; i < a->count; i++)
         for (uint32_t j = 0; j < b->count; j++)
-            if (overlap(&a->rows[i], &b->rows[j]))
+            if (overlap(&ours[i], &theirs[j]))
                 return true;
     return false;
 }

@@ -88,12 +88,7 @@ int pccl_engine_new(const struct pccl_config *config, pccl_engine **out, int *os
     pc_names_init(&engine->names);
     pc_names_init(&engine->counts);
     pthread_mutex_init(&engine->mutex, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    for (int i = 0; i < TICKETS; i++)
-        pthread_cond_init(&engine->tickets[i].ended, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    pc_tickets_init(engine);
     engine->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     int error = engine->event_fd < 0 ? errno : start_thread(engine);
     if (error) {
@@ -115,20 +110,28 @@ struct command *pc_command_new(enum command_type type) {
     return command;
 }
 
-void pc_command_push(pccl_engine *engine, struct command *command) {
-    *engine->commands_tail = command;
-    engine->commands_tail = &command->next;
-    pc_io_wake(&engine->io);
+void pc_command_free(struct command *command) {
+    if (!command)
+        return;
+    free(command->view);
+    free(command->op);
+    free(command->text);
+    free(command);
 }
 
-static void free_commands(struct command *command) {
-    while (command) {
-        struct command *next = command->next;
-        free(command->view);
-        free(command->op);
-        free(command);
-        command = next;
-    }
+bool pc_command_push(pccl_engine *engine, struct command *command) {
+    bool first = !engine->commands; /* else somebody has woken pccl-io, or is about to */
+    *engine->commands_tail = command;
+    engine->commands_tail = &command->next;
+    return first;
+}
+
+static void push_and_wake(pccl_engine *engine, struct command *command) {
+    pthread_mutex_lock(&engine->mutex);
+    bool wake = pc_command_push(engine, command);
+    pthread_mutex_unlock(&engine->mutex);
+    if (wake)
+        pc_io_wake(&engine->io);
 }
 
 void pccl_engine_free(pccl_engine *engine) {
@@ -136,13 +139,15 @@ void pccl_engine_free(pccl_engine *engine) {
         return;
     struct command *stop = pc_command_new(CMD_STOP);
     PC_ASSERT(stop);
-    pthread_mutex_lock(&engine->mutex);
-    pc_command_push(engine, stop);
-    pthread_mutex_unlock(&engine->mutex);
+    push_and_wake(engine, stop);
     pthread_join(engine->thread, NULL);
     pc_io_close(&engine->io);
     close(engine->event_fd);
-    free_commands(engine->commands);
+    while (engine->commands) {
+        struct command *next = engine->commands->next;
+        pc_command_free(engine->commands);
+        engine->commands = next;
+    }
     while (engine->events) {
         struct event_node *next = engine->events->next;
         free(engine->events);
@@ -151,10 +156,7 @@ void pccl_engine_free(pccl_engine *engine) {
     pc_core_report_free(engine->report);
     pc_names_free(&engine->names);
     pc_names_free(&engine->counts);
-    for (int i = 0; i < TICKETS; i++) {
-        pthread_cond_destroy(&engine->tickets[i].ended);
-        pc_ranges_free(&engine->tickets[i].ranges);
-    }
+    pc_tickets_free(engine);
     pthread_mutex_destroy(&engine->mutex);
     free(engine);
 }
@@ -189,8 +191,10 @@ int pccl_engine_set_view(pccl_engine *engine, const struct pccl_view *view) {
         pc_names_clear(&engine->names);
         pc_names_clear(&engine->counts);
     }
-    pc_command_push(engine, command);
+    bool wake = pc_command_push(engine, command);
     pthread_mutex_unlock(&engine->mutex);
+    if (wake)
+        pc_io_wake(&engine->io);
     return PCCL_OK;
 }
 
@@ -199,9 +203,7 @@ int pccl_engine_flush(pccl_engine *engine, uint32_t epoch) {
     if (!command)
         return PCCL_RESOURCE;
     command->epoch = epoch;
-    pthread_mutex_lock(&engine->mutex);
-    pc_command_push(engine, command);
-    pthread_mutex_unlock(&engine->mutex);
+    push_and_wake(engine, command);
     return PCCL_OK;
 }
 
@@ -221,10 +223,9 @@ void pccl_engine_fail(pccl_engine *engine, int status, const char *text) {
     struct command *command = pc_command_new(CMD_FAIL);
     PC_ASSERT(command);
     command->status = status;
-    snprintf(command->text, sizeof command->text, "%s", text);
-    pthread_mutex_lock(&engine->mutex);
-    pc_command_push(engine, command);
-    pthread_mutex_unlock(&engine->mutex);
+    command->text = strdup(text);
+    PC_ASSERT(command->text);
+    push_and_wake(engine, command);
 }
 
 /* ---- events and counters ----------------------------------------------------------------------
@@ -346,9 +347,7 @@ bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns) 
             go_on = false;
             break;
         }
-        free(command->view);
-        free(command->op);
-        free(command);
+        pc_command_free(command);
         command = next;
     }
     return go_on;

@@ -1,6 +1,7 @@
 /* submit: ops from the caller's side: arguments, numbers, tickets, waiting for results. */
 #include <errno.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,34 +10,77 @@
 #include "check.h"
 #include "engine.h"
 
+/* ---- tickets: the caller holds the mutex ------------------------------------------------------
+ */
+
+void pc_tickets_init(pccl_engine *engine) {
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    for (int i = TICKETS - 1; i >= 0; i--) {
+        pthread_cond_init(&engine->tickets[i].ended, &monotonic);
+        engine->tickets[i].next = engine->free;
+        engine->free = &engine->tickets[i];
+    }
+    pthread_condattr_destroy(&monotonic);
+}
+
+void pc_tickets_free(pccl_engine *engine) {
+    for (int i = 0; i < TICKETS; i++) {
+        pthread_cond_destroy(&engine->tickets[i].ended);
+        pc_ranges_free(&engine->tickets[i].ranges);
+    }
+}
+
 static bool clashes(const pccl_engine *engine, const struct pc_ranges *ranges) {
-    for (int i = 0; i < TICKETS; i++)
-        if (engine->tickets[i].state == TICKET_RUNNING &&
-            pc_ranges_clash(&engine->tickets[i].ranges, ranges))
+    for (const struct ticket *ticket = engine->running; ticket; ticket = ticket->next)
+        if (pc_ranges_clash(&ticket->ranges, ranges))
             return true;
     return false;
 }
 
-static bool id_in_use(const pccl_engine *engine, uint64_t op_id) {
-    for (int i = 0; i < TICKETS; i++)
-        if (engine->tickets[i].state == TICKET_RUNNING && engine->tickets[i].op_id == op_id)
-            return true;
-    return false;
+static struct ticket *running_ticket(pccl_engine *engine, uint64_t op_id) {
+    struct ticket *ticket = engine->running;
+    while (ticket && ticket->op_id != op_id)
+        ticket = ticket->next;
+    return ticket;
 }
 
-static struct ticket *free_ticket(pccl_engine *engine) {
-    for (int i = 0; i < TICKETS; i++)
-        if (engine->tickets[i].state == TICKET_FREE)
-            return &engine->tickets[i];
-    return NULL;
+static void start_ticket(pccl_engine *engine, struct ticket *ticket,
+                         const struct pc_ranges *ranges) {
+    engine->free = ticket->next;
+    ticket->next = NULL;
+    ticket->prev = engine->running_last;
+    *(ticket->prev ? &ticket->prev->next : &engine->running) = ticket;
+    engine->running_last = ticket;
+    ticket->state = TICKET_RUNNING;
+    ticket->op_id = 0;
+    ticket->ranges = *ranges;
 }
 
-static void end_ticket(struct ticket *ticket, int status, const char *text) {
-    ticket->result = (struct pccl_result){.op = ticket->op_id, .status = status};
-    snprintf(ticket->result.text, sizeof ticket->result.text, "%s", text);
+static void end_ticket(pccl_engine *engine, struct ticket *ticket) {
+    *(ticket->prev ? &ticket->prev->next : &engine->running) = ticket->next;
+    *(ticket->next ? &ticket->next->prev : &engine->running_last) = ticket->prev;
     ticket->state = TICKET_ENDED;
-    pthread_cond_broadcast(&ticket->ended);
 }
+
+static void free_ticket(pccl_engine *engine, struct ticket *ticket) {
+    PC_ASSERT(ticket->state == TICKET_ENDED);
+    ticket->state = TICKET_FREE;
+    pc_ranges_free(&ticket->ranges);
+    ticket->prev = NULL;
+    ticket->next = engine->free;
+    engine->free = ticket;
+}
+
+/* Not the kilobyte behind an empty text. */
+static void copy_result(struct pccl_result *to, const struct pccl_result *from) {
+    memcpy(to, from, offsetof(struct pccl_result, text));
+    memcpy(to->text, from->text, strlen(from->text) + 1);
+}
+
+/* ---- submitting -------------------------------------------------------------------------------
+ */
 
 /* The number of the next op of this name, or of this context. 0: no room. */
 static uint64_t next_id(pccl_engine *engine, const struct pccl_op *op) {
@@ -56,12 +100,10 @@ static uint64_t next_id(pccl_engine *engine, const struct pccl_op *op) {
 /* A ticket that holds the op's memory, before anything is written there. Takes over `ranges`. */
 static int reserve(pccl_engine *engine, struct pc_ranges *ranges, struct ticket **out) {
     pthread_mutex_lock(&engine->mutex);
-    struct ticket *ticket = free_ticket(engine);
+    struct ticket *ticket = engine->free;
     int status = clashes(engine, ranges) ? PCCL_USAGE : ticket ? PCCL_OK : PCCL_RESOURCE;
     if (status == PCCL_OK) {
-        ticket->state = TICKET_RUNNING;
-        ticket->op_id = 0;
-        ticket->ranges = *ranges;
+        start_ticket(engine, ticket, ranges);
         *out = ticket;
     }
     pthread_mutex_unlock(&engine->mutex);
@@ -70,35 +112,45 @@ static int reserve(pccl_engine *engine, struct pc_ranges *ranges, struct ticket 
     return status;
 }
 
-static void release(struct ticket *ticket) {
-    ticket->state = TICKET_FREE;
-    pc_ranges_free(&ticket->ranges);
-}
-
-/* Caller holds the mutex; the command is consumed on PCCL_OK, the ticket freed otherwise. */
+/* Caller holds the mutex. PCCL_OK: the command is consumed, *wake is whether pccl-io is to be woken
+ * for it; otherwise the ticket is freed. */
 static int submit_locked(pccl_engine *engine, struct command *command, struct ticket *ticket,
-                         uint64_t *ticket_out) {
+                         struct pccl_ticket *out, bool *wake) {
     command->op_id = next_id(engine, command->op);
-    if (!command->op_id || id_in_use(engine, command->op_id)) {
-        release(ticket);
+    if (!command->op_id || running_ticket(engine, command->op_id)) {
+        end_ticket(engine, ticket);
+        free_ticket(engine, ticket);
         return command->op_id ? PCCL_USAGE : PCCL_RESOURCE;
     }
     engine->submitted += !command->op->context;
     ticket->generation++;
     ticket->op_id = command->op_id;
-    *ticket_out = (uint64_t)ticket->generation << 16 | (uint64_t)(ticket - engine->tickets);
+    out->op = command->op_id;
+    out->number = ticket->generation << 16 | (uint64_t)(ticket - engine->tickets);
     if (engine->failed) {
-        end_ticket(ticket, engine->failed, engine->failed_text);
-        free(command->op);
-        free(command);
+        ticket->result = (struct pccl_result){.op = command->op_id, .status = engine->failed};
+        snprintf(ticket->result.text, sizeof ticket->result.text, "%s", engine->failed_text);
+        end_ticket(engine, ticket);
+        pc_command_free(command);
     } else {
-        pc_command_push(engine, command);
+        *wake = pc_command_push(engine, command);
     }
     return PCCL_OK;
 }
 
-int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *op_id,
-                       uint64_t *ticket_out) {
+static struct command *new_submit(const struct pccl_op *op) {
+    struct command *command = pc_command_new(CMD_SUBMIT);
+    if (!command)
+        return NULL;
+    command->op = pc_op_copy(op);
+    if (command->op)
+        return command;
+    free(command);
+    return NULL;
+}
+
+int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, struct pccl_ticket *out,
+                       int timeout_ms) {
     uint64_t self = engine->io.config.peer;
     if (!pc_op_is_sound(op, self))
         return PCCL_USAGE;
@@ -109,58 +161,64 @@ int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, uint64_t *
     int status = pc_op_ranges(op, self, &ranges);
     if (status != PCCL_OK)
         return status;
-    struct command *command = pc_command_new(CMD_SUBMIT);
-    if (command)
-        command->op = pc_op_copy(op);
-    struct ticket *ticket = NULL;
-    if (!command || !command->op) {
+    struct command *command = new_submit(op);
+    if (!command) {
         pc_ranges_free(&ranges);
-        status = PCCL_RESOURCE;
-    } else {
-        status = reserve(engine, &ranges, &ticket);
+        return PCCL_RESOURCE;
     }
+    struct ticket *ticket = NULL;
+    bool wake = false;
+    status = reserve(engine, &ranges, &ticket);
     if (status == PCCL_OK) {
         pc_op_copy_own(op, self);
         pthread_mutex_lock(&engine->mutex);
-        status = submit_locked(engine, command, ticket, ticket_out);
-        if (status == PCCL_OK)
-            *op_id = ticket->op_id;
+        status = submit_locked(engine, command, ticket, out, &wake);
         pthread_mutex_unlock(&engine->mutex);
     }
-    if (status != PCCL_OK && command) {
-        free(command->op);
-        free(command);
-    }
+    if (status != PCCL_OK)
+        pc_command_free(command);
+    if (wake)
+        pc_io_wake(&engine->io);
+    if (status == PCCL_OK && timeout_ms > 0)
+        pccl_engine_wait(engine, out, timeout_ms);
     return status;
 }
+
+/* ---- waiting ----------------------------------------------------------------------------------
+ */
 
 static struct ticket *ticket_of(pccl_engine *engine, uint64_t number) {
     uint64_t index = number & 0xffff;
     if (index >= TICKETS)
         return NULL;
     struct ticket *ticket = &engine->tickets[index];
-    bool known = ticket->state != TICKET_FREE && ticket->generation == (uint32_t)(number >> 16);
+    bool known = ticket->state != TICKET_FREE && ticket->generation == number >> 16;
     return known ? ticket : NULL;
 }
 
-int pccl_engine_wait(pccl_engine *engine, uint64_t number, int timeout_ms,
-                     struct pccl_result *result) {
-    uint64_t until_ns = pc_now_ns() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * 1000000;
+static void wait_locked(pccl_engine *engine, struct ticket *ticket, int timeout_ms) {
+    uint64_t until_ns = pc_now_ns() + (uint64_t)timeout_ms * 1000000;
     struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
                              .tv_nsec = (long)(until_ns % 1000000000)};
+    int rc = 0;
+    while (ticket->state == TICKET_RUNNING && rc != ETIMEDOUT)
+        rc = pthread_cond_timedwait(&ticket->ended, &engine->mutex, &until);
+}
+
+int pccl_engine_wait(pccl_engine *engine, struct pccl_ticket *out, int timeout_ms) {
     int status = PCCL_OK;
     pthread_mutex_lock(&engine->mutex);
-    struct ticket *ticket = ticket_of(engine, number);
-    int rc = 0;
-    while (ticket && ticket->state == TICKET_RUNNING && timeout_ms > 0 && rc != ETIMEDOUT)
-        rc = pthread_cond_timedwait(&ticket->ended, &engine->mutex, &until);
+    struct ticket *ticket = ticket_of(engine, out->number);
+    if (ticket && ticket->state == TICKET_RUNNING && timeout_ms > 0)
+        wait_locked(engine, ticket, timeout_ms);
     if (!ticket) {
         status = PCCL_USAGE;
     } else if (ticket->state == TICKET_RUNNING) {
         status = PCCL_PENDING;
     } else {
-        *result = ticket->result;
-        release(ticket);
+        copy_result(&out->result, &ticket->result);
+        out->ended = 1;
+        free_ticket(engine, ticket);
     }
     pthread_mutex_unlock(&engine->mutex);
     return status;
@@ -173,21 +231,12 @@ uint64_t pccl_engine_submitted(pccl_engine *engine) {
     return submitted;
 }
 
-static void ended_locked(pccl_engine *engine, const struct pccl_result *result) {
-    for (int i = 0; i < TICKETS; i++) {
-        struct ticket *ticket = &engine->tickets[i];
-        if (ticket->state != TICKET_RUNNING || ticket->op_id != result->op)
-            continue;
-        ticket->result = *result;
-        ticket->state = TICKET_ENDED;
-        pthread_cond_broadcast(&ticket->ended);
-        return;
-    }
-    PC_ASSERT(!"an op ended that nobody submitted");
-}
-
 void pc_engine_ended(pccl_engine *engine, const struct pccl_result *result) {
     pthread_mutex_lock(&engine->mutex);
-    ended_locked(engine, result);
+    struct ticket *ticket = running_ticket(engine, result->op);
+    PC_ASSERT(ticket); /* an op that nobody submitted cannot end */
+    copy_result(&ticket->result, result);
+    end_ticket(engine, ticket);
     pthread_mutex_unlock(&engine->mutex);
+    pthread_cond_signal(&ticket->ended); /* without the mutex, which the woken thread wants */
 }

@@ -7,6 +7,7 @@ not know what an op does. torch is never imported here: whoever passes a torch t
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,17 +31,19 @@ _FORMATS = {
     ("i", 4): DType.INT32, ("l", 4): DType.INT32, ("l", 8): DType.INT64, ("q", 8): DType.INT64,
     ("e", 2): DType.FLOAT16, ("f", 4): DType.FLOAT32, ("d", 8): DType.FLOAT64,
 }  # fmt: skip
-_BYTES = {
-    DType.UINT8: 1, DType.INT8: 1, DType.INT16: 2, DType.INT32: 4, DType.INT64: 8,
-    DType.FLOAT16: 2, DType.BFLOAT16: 2, DType.FLOAT32: 4, DType.FLOAT64: 8,
+_NUMBERS = {  # numpy's own, of its C types; looking at dtype.name takes longer than all the rest
+    1: DType.INT8, 2: DType.UINT8, 3: DType.INT16, 5: DType.INT32,
+    7: _FORMATS["l", ctypes.sizeof(ctypes.c_long)], 9: DType.INT64,
+    11: DType.FLOAT32, 12: DType.FLOAT64, 23: DType.FLOAT16,
 }  # fmt: skip
+_BYTES = (1, 1, 2, 4, 8, 2, 2, 4, 8)  # by DType
 SUPPORTED = ", ".join(_NUMPY)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each op, and that takes 4 times as long
 class Buffer:
-    """A contiguous piece of memory. address: 0 only if empty; count: elements; shape: as the user
-    sees it; owner: keeps the memory alive."""
+    """A contiguous piece of memory; nobody changes one. address: 0 only if empty; count: elements;
+    shape: as the user sees it; owner: keeps the memory alive."""
 
     address: int
     count: int
@@ -80,12 +83,12 @@ def of(value: object, *, writable: bool = True) -> Buffer:
     Raises UsageError naming what is wrong: not contiguous, read-only, an unsupported dtype, another
     device, not a tensor at all.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        return _of_torch(value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _of_numpy(value, writable)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _of_torch(value)
     return _of_view(value, writable)
 
 
@@ -111,51 +114,64 @@ def of_each(what: str, values: Sequence[object], *, writable: bool) -> tuple[Buf
     return tuple(found)
 
 
-def _dtype(name: str) -> DType:
-    dtype = _NUMPY.get(name)
-    if dtype is None:
-        raise UsageError(f"dtype {name} is not supported: use one of {SUPPORTED}")
-    return dtype
+def _unsupported(name: str) -> UsageError:
+    return UsageError(f"dtype {name} is not supported: use one of {SUPPORTED}")
+
+
+@functools.cache
+def _torch_dtypes() -> dict[object, DType]:
+    import torch
+
+    return {getattr(torch, name): dtype for name, dtype in _NUMPY.items()}
 
 
 def _of_torch(tensor: object) -> Buffer:
     import torch
 
     assert isinstance(tensor, torch.Tensor)
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise UsageError(f"the tensor is on {tensor.device}: copy it to the CPU first")
     if tensor.layout is not torch.strided:
         raise UsageError(f"the tensor is {tensor.layout}: only dense (strided) tensors are reduced")
     if tensor.is_nested:
         raise UsageError("the tensor is nested: pass its values() or its parts, one by one")
-    dtype = _dtype(str(tensor.dtype).removeprefix("torch."))
+    dtype = _torch_dtypes().get(tensor.dtype)
+    if dtype is None:
+        raise _unsupported(str(tensor.dtype).removeprefix("torch."))
     if not tensor.is_contiguous():
         raise UsageError("the tensor is not contiguous: pass tensor.contiguous() and copy it back")
     if tensor.is_conj() or tensor.is_neg():
         raise UsageError("the tensor is a lazy view: pass tensor.resolve_neg().contiguous()")
+    count = tensor.numel()
     try:
-        address = tensor.data_ptr() if tensor.numel() else 0
+        address = tensor.data_ptr() if count else 0
     except RuntimeError:  # inside torch.func, or a fake
         raise UsageError(f"{type(tensor).__name__} has no memory of its own: copy it") from None
     if address % tensor.element_size():
         raise UsageError("the tensor is not aligned to its dtype: pass tensor.clone()")
-    return Buffer(address, tensor.numel(), dtype, tuple(tensor.shape), tensor)
+    return Buffer(address, count, dtype, tensor.shape, tensor)
 
 
 def _of_numpy(array: object, writable: bool) -> Buffer:
     import numpy as np
 
     assert isinstance(array, np.ndarray)
-    if not array.dtype.isnative:
-        raise UsageError(f"the array's byte order ({array.dtype.str}) is not this machine's")
-    dtype = _dtype(array.dtype.name)
-    if not array.flags.c_contiguous:
+    kind, flags, count = array.dtype, array.flags, array.size
+    if not kind.isnative:
+        raise UsageError(f"the array's byte order ({kind.str}) is not this machine's")
+    dtype = _NUMBERS.get(kind.num)
+    if count and flags.carray and dtype is not None:  # contiguous, writeable, aligned
+        return Buffer(_address(array), count, dtype, array.shape, array)
+    dtype = _NUMPY.get(kind.name) if dtype is None else dtype
+    if dtype is None:
+        raise _unsupported(kind.name)
+    if not flags.c_contiguous:
         raise UsageError("the array is not contiguous: pass numpy.ascontiguousarray(a) instead")
-    if writable and not array.flags.writeable:
+    if writable and not flags.writeable:
         raise UsageError("the array is read-only: results are written in place, pass a copy")
-    if not array.flags.aligned:
+    if not flags.aligned:
         raise UsageError("the array is not aligned to its dtype: pass a copy")
-    return Buffer(array.ctypes.data if array.size else 0, array.size, dtype, array.shape, array)
+    return Buffer(array.ctypes.data if count else 0, count, dtype, array.shape, array)
 
 
 def _of_view(value: object, writable: bool) -> Buffer:
@@ -178,15 +194,18 @@ def _of_view(value: object, writable: bool) -> Buffer:
     shape = tuple(view.shape) if view.shape is not None else (count,)
     if not count:
         return Buffer(0, 0, dtype, shape, value)
-    address = _address(view)
+    address = _read_only_address(view) if view.readonly else _address(view)
     if address % view.itemsize:
         raise UsageError("the buffer is not aligned to its element size: pass a copy")
     return Buffer(address, count, dtype, shape, view)
 
 
-def _address(view: memoryview) -> int:
-    if not view.readonly:
-        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+def _address(writable: object) -> int:
+    # numpy's array is a Buffer to its stubs from 3.12 on
+    return ctypes.addressof(ctypes.c_char.from_buffer(writable))  # type: ignore[arg-type]
+
+
+def _read_only_address(view: memoryview) -> int:
     import numpy as np  # ctypes does not look at read-only memory
 
     return int(np.frombuffer(view, np.uint8).ctypes.data)

@@ -10,14 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from pccl_py.dataplane._pccl import ffi as _ffi
 from pccl_py.dataplane._pccl import lib as _lib
+from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.op import Blocks, Op
+from pccl_py.dataplane.results import NO_INFO, Result, Stats
 from pccl_py.errors import Evicted, PcclError, ResourceError, UsageError, from_code
 from pccl_py.peer.events import (
     EngineFull,
@@ -34,12 +36,16 @@ from pccl_py.types import Kind, OnLoss, OpInfo, PeerId, Record, op_text
 ffi: Any = _ffi
 lib: Any = _lib
 
+_OP, _TICKET, _POINTER = map(ffi.typeof, ("struct pccl_op *", "struct pccl_ticket *", "void *"))
+
 SCRATCH_BYTES = 64 << 20
 SEGMENTS_MAX = 65536
 SEGMENT_BYTES_MAX = 512 << 10
 BUFFER_BYTES_MAX = SEGMENTS_MAX * SEGMENT_BYTES_MAX
 ROUTES = ("auto", "ring", "star", "direct")  # as numbered in pccl.h
-CALLS_END_S = 5.0  # a call takes a slice of a wait; one that an interrupt lost is not awaited
+TIMEOUT_NS_MAX = 1 << 62
+CALLS_END_S = 5.0  # a call takes a slice of a wait, and those of failed ops end at once
+CALLS_LOOK_S = 0.001
 CLOSED = "the communicator was closed before the op ended"
 
 EngineEvent = (
@@ -47,52 +53,24 @@ EngineEvent = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counters since the engine began: bytes include headers; refused: strangers and rule breakers
-    on the data port; scratch_bytes: segment buffers allocated now."""
-
-    bytes_sent: int
-    bytes_received: int
-    frames_sent: int
-    frames_received: int
-    links_refused: int
-    scratch_bytes: int
-    ops_running: int
-    links_up: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How one op ended: `error` is None on success, then `info` says what it cost."""
-
-    info: OpInfo
-    error: PcclError | None
-
-
-_NOTHING = OpInfo(0, 0, 0, 0, 0, 0.0, "none", "none")
-
-
 class Ticket:
     """Where the engine writes an op's number and its result. Made before the op is submitted and
     kept until it has ended, so that an interrupt (Ctrl-C) between two lines loses neither."""
 
-    __slots__ = ("number", "op", "result", "words")
+    __slots__ = ("cell", "words")
 
     def __init__(self, words: str = "") -> None:
         """words: what a user calls the op; error texts then say that instead of a hash."""
         self.words = words
-        self.op: Any = ffi.new("uint64_t *")
-        self.number: Any = ffi.new("uint64_t *")
-        self.result: Any = ffi.new("struct pccl_result *", {"status": lib.PCCL_PENDING})
+        self.cell: Any = ffi.new(_TICKET)
 
     @property
     def is_submitted(self) -> bool:
-        return int(self.number[0]) != 0
+        return self.cell.number != 0  # type: ignore[no-any-return]
 
     def in_words(self, text: str) -> str:
         """A text of the coordinator or the engine, who know a named op by its hash alone."""
-        return text.replace(op_text(self.op[0]), self.words) if self.words else text
+        return text.replace(op_text(self.cell.op), self.words) if self.words else text
 
 
 def _text(field: Any) -> str:
@@ -145,8 +123,8 @@ class Engine:
         self._handle: Any = handle[0]
         self._peer = peer
         self._alone = True
-        self._gate = threading.Condition()
-        self._calls = 0  # of user threads, in progress
+        self._calls: set[object] = set()  # of user threads, in progress
+        self._closing = threading.Lock()
         self._closed = False
         self._abandoned = False
 
@@ -163,28 +141,28 @@ class Engine:
 
     @contextmanager
     def _call(self) -> Iterator[bool]:
-        """A user thread's call in progress, which `close` waits for; False: too late, do not."""
-        with self._gate:
-            self._calls += 1
-            usable = not self._closed
+        """A user thread's call in progress, which `close` waits for; False: too late, do not.
+
+        Written out in `submit` and `wait`, which every op comes by. No lock is taken: either the
+        call sees `_closed`, or `close` sees the call. Nor can an interrupt leave one behind."""
+        call = object()
         try:
-            yield usable
+            self._calls.add(call)
+            yield not self._closed
         finally:
-            with self._gate:
-                self._calls -= 1
-                if not self._calls:
-                    self._gate.notify_all()
+            self._calls.discard(call)
 
     def close(self) -> None:
         """Ends the I/O thread and closes every socket; ops in flight end with Evicted for whoever
         waits for them. Idempotent. The control thread must have ended."""
-        with self._gate:
+        with self._closing:
             if self._closed:
                 return
             self._closed = True
         lib.pccl_engine_fail(self._handle, lib.PCCL_EVICTED, CLOSED.encode())
-        with self._gate:
-            self._gate.wait_for(lambda: not self._calls, CALLS_END_S)
+        until = time.monotonic() + CALLS_END_S
+        while self._calls and time.monotonic() < until:
+            time.sleep(CALLS_LOOK_S)
         lib.pccl_engine_free(self._handle)
         self._handle = ffi.NULL
 
@@ -255,51 +233,56 @@ class Engine:
 
     # ------------------------------------------------------------ ops
 
-    def submit(self, ticket: Ticket, op: Op, *, timeout_s: float) -> None:
-        """Starts an op; the memory it names belongs to the engine until `wait` has returned the
-        result of `ticket`, a new one. Raises UsageError (memory that is in flight, too many
-        blocks), ResourceError (too many in flight)."""
+    def submit(
+        self, ticket: Ticket, op: Op, *, timeout_s: float, wait_ms: int = 0
+    ) -> Result | None:
+        """Starts an op, and waits for it as `wait` does; the memory it names belongs to the engine
+        until there is a result of `ticket`, a new one. Raises UsageError (memory that is in flight,
+        too many blocks), ResourceError (too many in flight)."""
         check_size(op)
-        row, keep = _op_row(op, timeout_s)
-        with self._call() as usable:
-            if not usable:
+        row, _keep = _op_row(op, timeout_s)
+        cell = ticket.cell
+        try:
+            self._calls.add(ticket)
+            if self._closed:
                 raise UsageError("the communicator is closed")
-            status = lib.pccl_engine_submit(self._handle, row, ticket.op, ticket.number)
-        del keep
-        if status == lib.PCCL_USAGE:
-            raise UsageError("the buffer overlaps one that is in flight: wait for that op first")
-        if status != lib.PCCL_OK:
-            raise ResourceError(
-                errno.ENOMEM,
-                f"no room for another op: {int(lib.PCCL_OPS_MAX)} may be in flight, of "
-                f"{int(lib.PCCL_CONTEXTS_MAX)} sub-groups and (source, destination, tag)s",
-            )
+            status = lib.pccl_engine_submit(self._handle, row, cell, wait_ms)
+        finally:
+            self._calls.discard(ticket)
+        if status:
+            raise _refused(status)
+        return self._result(ticket) if cell.ended else None
 
     def wait(self, ticket: Ticket, timeout_ms: int) -> Result | None:
         """The result of a submitted ticket, or None after timeout_ms. Blocks without the GIL; one
         thread per ticket at a time."""
-        result = ticket.result
-        if result.status == lib.PCCL_PENDING:
-            with self._call() as usable:
-                if not usable:
-                    return Result(_NOTHING, Evicted(CLOSED))
-                status = lib.pccl_engine_wait(self._handle, ticket.number[0], timeout_ms, result)
+        cell = ticket.cell
+        if not cell.ended:
+            try:
+                self._calls.add(ticket)
+                if self._closed:
+                    return Result(NO_INFO, Evicted(CLOSED))
+                status = lib.pccl_engine_wait(self._handle, cell, timeout_ms)
+            finally:
+                self._calls.discard(ticket)
             assert status != lib.PCCL_USAGE, "a ticket is of one engine"
-        if result.status == lib.PCCL_PENDING:
-            return None
+        return self._result(ticket) if cell.ended else None
+
+    def _result(self, ticket: Ticket) -> Result:
+        row = ticket.cell.result
+        alone = self._alone
         info = OpInfo(
-            contributors_min=result.contributors_min,
-            contributors_max=result.contributors_max,
-            repaired=result.repaired,
-            bytes_sent=result.bytes_sent,
-            bytes_received=result.bytes_received,
-            seconds=result.elapsed_ns / 1e9,
-            route=ROUTES[result.route] if not self._alone else "self",
-            transport="none" if self._alone else "tcp",
+            row.contributors_min,
+            row.contributors_max,
+            row.repaired,
+            row.bytes_sent,
+            row.bytes_received,
+            row.elapsed_ns / 1e9,
+            "self" if alone else ROUTES[row.route],
+            "none" if alone else "tcp",
         )
-        error = None
-        if result.status != lib.PCCL_OK:
-            error = from_code(result.status, ticket.in_words(_text(result.text)))
+        status = row.status
+        error = from_code(status, ticket.in_words(_text(row.text))) if status else None
         return Result(info, error)
 
     def submitted(self) -> int:
@@ -373,14 +356,19 @@ class Engine:
 
 def check_size(op: Op) -> None:
     """Raises UsageError if its memory is too large for one op."""
-    nbytes = max(
-        sum(buffer.nbytes for buffer in op.writes), sum(buffer.nbytes for buffer in op.reads)
-    )
+    nbytes = max(_nbytes(op.out, op.receives), _nbytes(op.input, op.sends))
     if nbytes > BUFFER_BYTES_MAX:
         raise UsageError(
             f"the buffers have {nbytes} bytes; {BUFFER_BYTES_MAX} ({SEGMENTS_MAX} segments) is "
             "most for one op: pass it in parts"
         )
+
+
+def _nbytes(one: Buffer | None, blocks: Blocks) -> int:
+    nbytes = one.nbytes if one is not None else 0
+    for block in blocks:
+        nbytes += block.nbytes if block is not None else 0
+    return nbytes
 
 
 def _blocks(buffers: Blocks, count: int) -> Any:
@@ -390,38 +378,50 @@ def _blocks(buffers: Blocks, count: int) -> Any:
     rows = ffi.new("struct pccl_block[]", count)
     for row, buffer in zip(rows, buffers, strict=True):
         if buffer is not None and buffer.count:
-            row.data, row.count = ffi.cast("void *", buffer.address), buffer.count
+            row.data, row.count = ffi.cast(_POINTER, buffer.address), buffer.count
     return rows
 
 
 def _op_row(op: Op, timeout_s: float) -> tuple[Any, Any]:
-    """The C form of an op, and what must live as long as that is read."""
-    size = op.out or op.input
-    peers = ffi.new("uint64_t[]", list(op.peers)) if op.peers else ffi.NULL
-    sends, receives = (_blocks(blocks, len(op.peers)) for blocks in (op.sends, op.receives))
-    row = ffi.new(
-        "struct pccl_op *",
-        {
-            "kind": int(op.kind),
-            "dtype": int(op.dtype),
-            "reduce": int(op.reduce),
-            "root_peer": op.root,
-            "data": ffi.cast("void *", op.out.address if op.out else 0),
-            "input": ffi.cast("void *", op.input.address if op.input else 0),
-            "count": size.count if size and op.kind <= Kind.REDUCE else 0,
-            "peer_count": len(op.peers),
-            "peers": peers,
-            "sends": sends,
-            "receives": receives,
-            "context": op.context,
-            "name": op.name,
-            "strict": int(op.strict),
-            "route": op.route,
-            "weight": op.weight,
-            "timeout_ns": max(1, min(int(timeout_s * 1e9), 1 << 62)),
-        },
+    """The C form of an op, and what must live as long as that is read. It begins as zeroes; only
+    what differs is set, for most ops have little of it and each field costs as much as a call."""
+    row, keep = ffi.new(_OP), None
+    kind, out, source = op.kind, op.out, op.input
+    row.kind, row.dtype, row.weight = kind, op.dtype, op.weight
+    row.timeout_ns = max(1, min(int(timeout_s * 1e9), TIMEOUT_NS_MAX))
+    if out is not None:
+        row.data = ffi.cast(_POINTER, out.address)
+    if source is not None:
+        row.input = ffi.cast(_POINTER, source.address)
+    size = out or source
+    if size is not None and kind <= Kind.REDUCE:
+        row.count = size.count
+    if op.reduce:
+        row.reduce = op.reduce
+    if op.root:
+        row.root_peer = op.root
+    if op.peers:
+        count = len(op.peers)
+        peers = ffi.new("uint64_t[]", op.peers)
+        keep = peers, _blocks(op.sends, count), _blocks(op.receives, count)
+        row.peer_count = count
+        row.peers, row.sends, row.receives = keep
+    if op.context or op.name:
+        row.context, row.name = op.context, op.name
+    if op.strict or op.route:
+        row.strict, row.route = op.strict, op.route
+    return row, keep
+
+
+def _refused(status: int) -> PcclError:
+    """Why an op was not submitted."""
+    if status == lib.PCCL_USAGE:
+        return UsageError("the buffer overlaps one that is in flight: wait for that op first")
+    return ResourceError(
+        errno.ENOMEM,
+        f"no room for another op: {int(lib.PCCL_OPS_MAX)} may be in flight, of "
+        f"{int(lib.PCCL_CONTEXTS_MAX)} sub-groups and (source, destination, tag)s",
     )
-    return row, (peers, sends, receives)
 
 
 def _op_report(row: Any) -> OpReport:

@@ -16,9 +16,10 @@ Blocks = tuple[Buffer | None, ...]
 NOBODY = PeerId(0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes 3 times as long to make
 class Op:
-    """What one member submits. Which memory it names depends on the kind (me: this member):
+    """What one member submits; nobody changes it once it is in flight. Which memory it names
+    depends on the kind (me: this member):
 
     all_reduce: out, reduced in place; or input, and out elsewhere. broadcast: out.
     reduce: input; out at the root alone, the same memory as input there when in place.

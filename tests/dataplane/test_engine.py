@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from pccl_py.dataplane import buffers
-from pccl_py.dataplane.engine import Engine, Result, Ticket
+from pccl_py.dataplane.engine import Engine, Ticket
 from pccl_py.dataplane.op import Op
+from pccl_py.dataplane.results import Result
 from pccl_py.errors import Code, Evicted, PeerLost, ResourceError, UsageError
 from pccl_py.peer.events import LinkLost
 from pccl_py.types import GroupRecord, Kind, Member, PeerId, Record
