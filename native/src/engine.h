@@ -4,6 +4,7 @@
 #define PC_ENGINE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "io.h"
 #include "names.h"
@@ -61,14 +62,17 @@ struct pccl_engine {
     pthread_t thread;
     uint16_t port;
     int event_fd;
+    /* Pushed under the mutex, so in the order of op numbers; taken by pccl-io without it, for a
+     * caller that has just woken pccl-io wants the mutex too, to wait. The last is first. */
+    _Atomic(struct command *) commands;
+    pthread_mutex_t stats_mutex; /* apart: pccl-io writes them each time it has worked */
+    struct pccl_stats stats;
     pthread_mutex_t mutex; /* all below */
-    struct command *commands, **commands_tail;
     struct event_node *events, **events_tail;
     struct ticket tickets[TICKETS];
     struct ticket *free;                   /* the last to be freed first: it is in a cache */
     struct ticket *running, *running_last; /* in order of submission, in which most end */
     struct pccl_report *report;
-    struct pccl_stats stats;
     struct pc_names names;  /* uses of each op name */
     struct pc_names counts; /* unnamed ops of each context but 0 */
     uint32_t unnamed;       /* of context 0 */
@@ -80,8 +84,7 @@ struct pccl_engine {
 /* A zeroed command, or NULL. */
 struct command *pc_command_new(enum command_type type);
 void pc_command_free(struct command *command);
-/* Hands it to pccl-io. Caller holds the mutex, and when it is true calls pc_io_wake without it:
- * pccl-io, once awake, wants the mutex. */
+/* Gives it away to pccl-io. Caller holds the mutex, and when it is true calls pc_io_wake, without it. */
 bool pc_command_push(pccl_engine *engine, struct command *command);
 
 void pc_tickets_init(pccl_engine *engine);

@@ -83,11 +83,12 @@ int pccl_engine_new(const struct pccl_config *config, pccl_engine **out, int *os
         return status;
     }
     engine->io.config.bind_host = NULL; /* the caller's memory */
-    engine->commands_tail = &engine->commands;
+    atomic_init(&engine->commands, NULL);
     engine->events_tail = &engine->events;
     pc_names_init(&engine->names);
     pc_names_init(&engine->counts);
     pthread_mutex_init(&engine->mutex, NULL);
+    pthread_mutex_init(&engine->stats_mutex, NULL);
     pc_tickets_init(engine);
     engine->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     int error = engine->event_fd < 0 ? errno : start_thread(engine);
@@ -120,9 +121,26 @@ void pc_command_free(struct command *command) {
 }
 
 bool pc_command_push(pccl_engine *engine, struct command *command) {
-    bool first = !engine->commands; /* else somebody has woken pccl-io, or is about to */
-    *engine->commands_tail = command;
-    engine->commands_tail = &command->next;
+    struct command *before = atomic_load_explicit(&engine->commands, memory_order_relaxed);
+    do /* again if pccl-io has taken `before` meanwhile */
+        command->next = before;
+    while (!atomic_compare_exchange_weak_explicit(&engine->commands, &before, command,
+                                                  memory_order_release, memory_order_relaxed));
+    return !before; /* else somebody has woken pccl-io, or is about to */
+}
+
+/* All that wait, in order. */
+static struct command *take_commands(pccl_engine *engine) {
+    if (!atomic_load_explicit(&engine->commands, memory_order_relaxed))
+        return NULL;
+    struct command *last = atomic_exchange_explicit(&engine->commands, NULL, memory_order_acquire);
+    struct command *first = NULL;
+    while (last) {
+        struct command *before = last->next;
+        last->next = first;
+        first = last;
+        last = before;
+    }
     return first;
 }
 
@@ -143,10 +161,9 @@ void pccl_engine_free(pccl_engine *engine) {
     pthread_join(engine->thread, NULL);
     pc_io_close(&engine->io);
     close(engine->event_fd);
-    while (engine->commands) {
-        struct command *next = engine->commands->next;
-        pc_command_free(engine->commands);
-        engine->commands = next;
+    for (struct command *next, *command = take_commands(engine); command; command = next) {
+        next = command->next;
+        pc_command_free(command);
     }
     while (engine->events) {
         struct event_node *next = engine->events->next;
@@ -157,6 +174,7 @@ void pccl_engine_free(pccl_engine *engine) {
     pc_names_free(&engine->names);
     pc_names_free(&engine->counts);
     pc_tickets_free(engine);
+    pthread_mutex_destroy(&engine->stats_mutex);
     pthread_mutex_destroy(&engine->mutex);
     free(engine);
 }
@@ -256,9 +274,9 @@ int pccl_engine_next_event(pccl_engine *engine, struct pccl_event *event) {
 }
 
 void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats) {
-    pthread_mutex_lock(&engine->mutex);
+    pthread_mutex_lock(&engine->stats_mutex);
     *stats = engine->stats;
-    pthread_mutex_unlock(&engine->mutex);
+    pthread_mutex_unlock(&engine->stats_mutex);
 }
 
 /* ---- called by pccl-io ------------------------------------------------------------------------
@@ -278,9 +296,9 @@ void pc_engine_post(pccl_engine *engine, const struct pccl_event *event) {
 }
 
 void pc_engine_publish(pccl_engine *engine, const struct pccl_stats *stats) {
-    pthread_mutex_lock(&engine->mutex);
+    pthread_mutex_lock(&engine->stats_mutex);
     engine->stats = *stats;
-    pthread_mutex_unlock(&engine->mutex);
+    pthread_mutex_unlock(&engine->stats_mutex);
 }
 
 void pc_engine_failed(pccl_engine *engine, int status, const char *text) {
@@ -322,14 +340,9 @@ static void do_flush(pccl_engine *engine, struct pc_io *io, uint32_t epoch) {
 }
 
 bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns) {
-    pthread_mutex_lock(&engine->mutex);
-    struct command *command = engine->commands;
-    engine->commands = NULL;
-    engine->commands_tail = &engine->commands;
-    pthread_mutex_unlock(&engine->mutex);
     bool go_on = true;
-    while (command) {
-        struct command *next = command->next;
+    for (struct command *next, *command = take_commands(engine); command; command = next) {
+        next = command->next;
         switch (command->type) {
         case CMD_SUBMIT:
             do_submit(engine, io, command, now_ns);
@@ -348,7 +361,6 @@ bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns) 
             break;
         }
         pc_command_free(command);
-        command = next;
     }
     return go_on;
 }
