@@ -79,7 +79,8 @@ class Flight:
     def drain(self) -> None:
         """Waits for all ops; each is bounded by its own deadline."""
         for pending in list(self._pending):
-            pending.wait(None)
+            if pending.is_submitted:
+                pending.wait(None)
 
     def collect_ended(self) -> None:
         """What has ended well stays so, whatever becomes of the engine."""
@@ -104,8 +105,11 @@ class Flight:
                     self._pending.pop(pending, None)
             self._sweep_at = 2 * len(self._pending) + SWEEP_MIN
         for pending in list(self._pending):
-            result = pending.poll() if pending.is_dropped else None
-            # whoever takes it out tells it, be there several threads
-            if result is not None and self._pending.pop(pending, result) is None:
-                return result.error
+            if not pending.is_dropped:
+                continue
+            result = pending.poll()
+            if result is None and pending.is_submitted:
+                continue  # else an interrupt came before it was, and again before it was forgotten
+            if self._pending.pop(pending, pending) is None and result is not None:
+                return result.error  # we took it out: no other thread tells it, too
         return None

@@ -7,7 +7,6 @@ is then raised by the communicator's next call.
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 
@@ -23,9 +22,10 @@ SLICE_MS = 100  # a wait looks for signals this often, so that Ctrl-C acts
 
 class Pending:
     """An op in flight, kept with its buffers until the engine is done with them. Made before the op
-    is submitted with `ticket`, so that an interrupt cannot leave an op that nobody knows of."""
+    is submitted, so that an interrupt cannot leave an op that nobody knows of. No lock: threads may
+    wait for one op at once, and find the same result."""
 
-    __slots__ = ("_engine", "_kept", "_lock", "_op", "_result", "_ticket", "_told", "what", "work")
+    __slots__ = ("_engine", "_kept", "_op", "_result", "_ticket", "_told", "what", "work")
 
     def __init__(self, engine: Engine, op: Op, kept: dict[Pending, None]) -> None:
         """kept: where it is kept, and taken from when the user has been told."""
@@ -35,7 +35,6 @@ class Pending:
         self._kept = kept
         self._ticket = Ticket(op.words)
         self._op: Op | None = op
-        self._lock = threading.Lock()  # one thread is in the engine, the others wait for it
         self._result: Result | None = None
         self._told = False
 
@@ -43,16 +42,15 @@ class Pending:
         """As `Engine.submit`."""
         op = self._op
         assert op is not None
-        with self._lock:
-            self._set(self._engine.submit(self._ticket, op, timeout_s=timeout_s, wait_ms=wait_ms))
+        self._set(self._engine.submit(self._ticket, op, timeout_s=timeout_s, wait_ms=wait_ms))
 
     @property
     def is_submitted(self) -> bool:
         return self._ticket.is_submitted
 
     def _set(self, result: Result | None) -> None:
-        self._result = result
-        if result is not None:
+        if result is not None:  # None is no news: another thread may have one
+            self._result = result
             self._op = None
 
     def poll(self, timeout_ms: int = 0) -> Result | None:
@@ -61,14 +59,9 @@ class Pending:
             return self._result
         if self._engine.is_abandoned:
             raise UsageError(f"{self.what}: its result is the parent's, not a forked child's")
-        if not self._lock.acquire(timeout=timeout_ms / 1000):
-            return None
-        try:
-            if self._result is None and self._ticket.is_submitted:
-                self._set(self._engine.wait(self._ticket, timeout_ms))
-            return self._result
-        finally:
-            self._lock.release()
+        if self._ticket.is_submitted:
+            self._set(self._engine.wait(self._ticket, timeout_ms))
+        return self._result
 
     def wait(self, until: float | None) -> Result | None:
         """As poll, up to monotonic time `until` (None: as long as the op takes)."""

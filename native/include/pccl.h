@@ -332,21 +332,22 @@ int pccl_engine_flush(pccl_engine *engine, uint32_t epoch);
 int pccl_engine_report(pccl_engine *engine, struct pccl_report **report);
 void pccl_report_free(struct pccl_report *report);
 
-/* Submits an op, fills ticket->op and ->number, and waits up to timeout_ms for its end as
- * pccl_engine_wait does (one call instead of two for who waits anyway; 0: does not). The op starts
- * when all that is needed is there; a submit after the engine was failed ends at once.
+/* Submits an op, fills ticket->op and ->number, and waits up to timeout_ms for its end (0: does
+ * not), which spares who would wait anyway a call. PCCL_OK: it has ended, as for pccl_engine_wait;
+ * PCCL_PENDING: submitted, no more is known. The op starts when all that is needed is there; a
+ * submit after the engine was failed ends at once.
  * Thread: any; blocks as told (it may copy a block to oneself). Owned by: all memory that the op
  * names belongs to the engine until ticket->ended is set: what is written must not be touched, what
  * is only read may be read by others, other ops included. `op` itself and its arrays are copied.
- * Errors, of the submit, and then nothing was: PCCL_USAGE (arguments, memory that another op in
- * flight writes, a name whose hash meets another), PCCL_RESOURCE (PCCL_OPS_MAX ops in flight,
+ * Errors, and then nothing was submitted: PCCL_USAGE (arguments, memory that another op in flight
+ * writes, a name whose hash meets another), PCCL_RESOURCE (PCCL_OPS_MAX ops in flight,
  * PCCL_CONTEXTS_MAX contexts, memory). */
 int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, struct pccl_ticket *ticket,
                        int timeout_ms);
 
-/* Waits up to timeout_ms (0: asks only) for the end of an op that has not ended. PCCL_OK: it has,
- * ticket->ended is set. PCCL_PENDING: not yet. Thread: any, one waiter per ticket; blocks as told.
- * Errors: PCCL_USAGE (no such ticket). */
+/* Waits up to timeout_ms (0: asks only) for an op's end. PCCL_OK: it has ended, ticket->result says
+ * how, and ->ended is set. PCCL_PENDING: not yet. Thread: any, several at once with one and the
+ * same struct; blocks as told. Errors: PCCL_USAGE (no such ticket). */
 int pccl_engine_wait(pccl_engine *engine, struct pccl_ticket *ticket, int timeout_ms);
 
 /* Ops of context 0 (named ones included) submitted by this peer in this line: the safe-point

@@ -179,9 +179,9 @@ int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, struct pcc
         pc_command_free(command);
     if (wake)
         pc_io_wake(&engine->io);
-    if (status == PCCL_OK && timeout_ms > 0)
-        pccl_engine_wait(engine, out, timeout_ms);
-    return status;
+    if (status != PCCL_OK)
+        return status;
+    return timeout_ms > 0 ? pccl_engine_wait(engine, out, timeout_ms) : PCCL_PENDING;
 }
 
 /* ---- waiting ----------------------------------------------------------------------------------
@@ -196,12 +196,14 @@ static struct ticket *ticket_of(pccl_engine *engine, uint64_t number) {
     return known ? ticket : NULL;
 }
 
-static void wait_locked(pccl_engine *engine, struct ticket *ticket, int timeout_ms) {
+/* Until it has ended, or another waiter has fetched the result, or time is up. */
+static void wait_locked(pccl_engine *engine, struct ticket *ticket, const struct pccl_ticket *out,
+                        int timeout_ms) {
     uint64_t until_ns = pc_now_ns() + (uint64_t)timeout_ms * 1000000;
     struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
                              .tv_nsec = (long)(until_ns % 1000000000)};
     int rc = 0;
-    while (ticket->state == TICKET_RUNNING && rc != ETIMEDOUT)
+    while (!out->ended && ticket->state == TICKET_RUNNING && rc != ETIMEDOUT)
         rc = pthread_cond_timedwait(&ticket->ended, &engine->mutex, &until);
 }
 
@@ -209,9 +211,11 @@ int pccl_engine_wait(pccl_engine *engine, struct pccl_ticket *out, int timeout_m
     int status = PCCL_OK;
     pthread_mutex_lock(&engine->mutex);
     struct ticket *ticket = ticket_of(engine, out->number);
-    if (ticket && ticket->state == TICKET_RUNNING && timeout_ms > 0)
-        wait_locked(engine, ticket, timeout_ms);
-    if (!ticket) {
+    if (ticket && timeout_ms > 0)
+        wait_locked(engine, ticket, out, timeout_ms);
+    if (out->ended) {
+        status = PCCL_OK;
+    } else if (!ticket) {
         status = PCCL_USAGE;
     } else if (ticket->state == TICKET_RUNNING) {
         status = PCCL_PENDING;
@@ -238,5 +242,5 @@ void pc_engine_ended(pccl_engine *engine, const struct pccl_result *result) {
     copy_result(&ticket->result, result);
     end_ticket(engine, ticket);
     pthread_mutex_unlock(&engine->mutex);
-    pthread_cond_signal(&ticket->ended); /* without the mutex, which the woken thread wants */
+    pthread_cond_broadcast(&ticket->ended); /* without the mutex, which who is woken wants */
 }

@@ -249,24 +249,28 @@ class Engine:
             status = lib.pccl_engine_submit(self._handle, row, cell, wait_ms)
         finally:
             self._calls.discard(ticket)
+        if status == lib.PCCL_PENDING:
+            return None
         if status:
             raise _refused(status)
-        return self._result(ticket) if cell.ended else None
+        return self._result(ticket)
 
     def wait(self, ticket: Ticket, timeout_ms: int) -> Result | None:
-        """The result of a submitted ticket, or None after timeout_ms. Blocks without the GIL; one
-        thread per ticket at a time."""
-        cell = ticket.cell
-        if not cell.ended:
-            try:
-                self._calls.add(ticket)
-                if self._closed:
-                    return Result(NO_INFO, Evicted(CLOSED))
+        """The result of a submitted ticket, or None after timeout_ms. Any thread, several at once;
+        blocks without the GIL. A result that was there once, and lost to an interrupt, stays."""
+        cell, call = ticket.cell, object()
+        try:
+            self._calls.add(call)
+            if not self._closed:
                 status = lib.pccl_engine_wait(self._handle, cell, timeout_ms)
-            finally:
-                self._calls.discard(ticket)
-            assert status != lib.PCCL_USAGE, "a ticket is of one engine"
-        return self._result(ticket) if cell.ended else None
+            elif cell.ended:
+                status = lib.PCCL_OK
+            else:
+                return Result(NO_INFO, Evicted(CLOSED))
+        finally:
+            self._calls.discard(call)
+        assert status != lib.PCCL_USAGE, "a ticket is of one engine"
+        return None if status else self._result(ticket)
 
     def _result(self, ticket: Ticket) -> Result:
         row = ticket.cell.result
