@@ -213,7 +213,7 @@ struct pccl_result {
     char text[1024];
 };
 
-/* One op of a caller, zeroed before it is submitted. */
+/* One op of a caller, zeroed before. */
 struct pccl_ticket {
     uint64_t op;     /* its number as the coordinator knows it */
     uint64_t number; /* what wait goes by; 0: not submitted */

@@ -84,7 +84,7 @@ struct pccl_engine {
 /* A zeroed command, or NULL. */
 struct command *pc_command_new(enum command_type type);
 void pc_command_free(struct command *command);
-/* Gives it away to pccl-io. Caller holds the mutex, and when it is true calls pc_io_wake, without it. */
+/* Gives it to pccl-io. Caller holds the mutex, and when it is true calls pc_io_wake, without it. */
 bool pc_command_push(pccl_engine *engine, struct command *command);
 
 void pc_tickets_init(pccl_engine *engine);

@@ -125,6 +125,7 @@ static int submit_locked(pccl_engine *engine, struct command *command, struct ti
     engine->submitted += !command->op->context;
     ticket->generation++;
     ticket->op_id = command->op_id;
+    out->ended = 0;
     out->op = command->op_id;
     out->number = ticket->generation << 16 | (uint64_t)(ticket - engine->tickets);
     if (engine->failed) {
