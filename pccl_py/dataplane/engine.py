@@ -17,7 +17,6 @@ from typing import Any
 
 from pccl_py.dataplane._pccl import ffi as _ffi
 from pccl_py.dataplane._pccl import lib as _lib
-from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.op import Blocks, Op
 from pccl_py.dataplane.results import NO_INFO, Result, Stats
 from pccl_py.errors import Evicted, PcclError, ResourceError, UsageError, from_code
@@ -360,19 +359,12 @@ class Engine:
 
 def check_size(op: Op) -> None:
     """Raises UsageError if its memory is too large for one op."""
-    nbytes = max(_nbytes(op.out, op.receives), _nbytes(op.input, op.sends))
+    nbytes = op.nbytes
     if nbytes > BUFFER_BYTES_MAX:
         raise UsageError(
             f"the buffers have {nbytes} bytes; {BUFFER_BYTES_MAX} ({SEGMENTS_MAX} segments) is "
             "most for one op: pass it in parts"
         )
-
-
-def _nbytes(one: Buffer | None, blocks: Blocks) -> int:
-    nbytes = one.nbytes if one is not None else 0
-    for block in blocks:
-        nbytes += block.nbytes if block is not None else 0
-    return nbytes
 
 
 def _blocks(buffers: Blocks, count: int) -> Any:

@@ -56,6 +56,11 @@ class Op:
     words: str = ""
 
     @property
+    def nbytes(self) -> int:
+        """Of what it reads, or of what it writes if that is more."""
+        return max(_nbytes(self.out, self.receives), _nbytes(self.input, self.sends))
+
+    @property
     def reads(self) -> Iterator[Buffer]:
         """What nobody may write while the op is in flight."""
         return _present((self.input, *self.sends))
@@ -73,6 +78,13 @@ class Op:
             or _any_overlap(ours, tuple(other.reads))
             or _any_overlap(tuple(self.reads), theirs)
         )
+
+
+def _nbytes(one: Buffer | None, blocks: Blocks) -> int:
+    nbytes = one.nbytes if one is not None else 0
+    for block in blocks:
+        nbytes += block.nbytes if block is not None else 0
+    return nbytes
 
 
 def _present(buffers: Iterable[Buffer | None]) -> Iterator[Buffer]:
