@@ -88,6 +88,7 @@ class Cluster:
         self.cuts: set[frozenset[int]] = set()  # two members whose links are broken
         self.most_cuts = 0
         self.aborts: dict[int, Verdict] = {}
+        self.strides = (1, 7, 31, 32, 33, 100, 1000)  # bytes moved in one step, at most
         self.segment, self.scratch = segment, scratch
         self.event = self.ffi.new("struct pc_core_event *")
         self.slices = self.ffi.new("struct pc_slice[32]")
@@ -339,7 +340,7 @@ class Cluster:
     def step(self) -> bool:
         """One random step; False if that step could do nothing."""
         node = self.random.choice(self.alive())
-        size = self.random.choice((1, 7, 31, 32, 33, 100, 1000))
+        size = self.random.choice(self.strides)
         self.now += self.random.randrange(1000)
         if node.todo and self.random.random() < 0.1:
             sub = node.todo.pop(0)
@@ -396,6 +397,10 @@ class Cluster:
     def flush(self, node: Node) -> Answer:
         if node.epoch == self.epoch:
             assert self.lib.pc_core_flush(node.core, node.epoch) == 1
+        return self.answer(node)
+
+    def answer(self, node: Node) -> Answer:
+        """What a member would say of its ops."""
         report = self.lib.pc_core_report(node.core)
         assert report.epoch == self.epoch
         stable = {0: report.stable}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tests.sim.cluster import Cluster, Node
-from tests.sim.coordinator import DEADLINE, PEER_LOST
+from tests.sim.coordinator import DEADLINE, NAMED, PEER_LOST, RAISED, RUNNING
 from tests.sim.programs import (
     ALL_GATHER,
     ALL_REDUCE,
@@ -56,7 +56,18 @@ def check(cluster: Cluster, ops: Sequence[Submission], *, late: bool = False) ->
     for node in cluster.nodes:
         assert all(ghost.is_as_scribbled() for ghost in node.ghosts), "written after the end"
         assert_bounded(cluster, node)
+    for node in cluster.alive():
+        assert_forgotten(cluster, node)
     return good
+
+
+def assert_forgotten(cluster: Cluster, node: Node) -> None:
+    """What was returned early has come to its end, too, and stays in no table."""
+    answer = cluster.answer(node)
+    assert all(row.status != RUNNING for row in answer.ops.values()), f"{node.index}: {answer}"
+    for op in answer.ops:
+        raised = {o >> 33 for o, row in answer.ops.items() if row.status == RAISED}
+        assert op & NAMED or op >> 33 in raised, f"{node.index} remembers {op:#x}: {answer}"
 
 
 def may_fail(cluster: Cluster, sub: Submission, part: list[Node], *, late: bool) -> set[int]:

@@ -29,17 +29,23 @@ from tests.sim.programs import (
 )
 
 SIZES = (0, 1, 7, 8, 9, 40, 40, 150)
+BIG = (0, 100, 9000, 20000)  # elements: beyond 64 KiB nothing is sent unasked
 
 
-def start(core: ModuleType, seed: int, *, least: int = 1, ops: int = 9) -> tuple[Cluster, Program]:
+def start(
+    core: ModuleType, seed: int, *, least: int = 1, ops: int = 9, big: bool = False
+) -> tuple[Cluster, Program]:
     """A cluster whose members are about to submit a program of that seed."""
     rng = random.Random(seed)
-    world = rng.randrange(least, 7)
+    world = rng.randrange(least, 5 if big else 7)
+    unit = 64 if big else 1
     cluster = Cluster(
         core, world, seed, checksum=rng.random() < 0.5, links=rng.choice((1, 1, 2, 3)),
-        scratch=rng.choice((64, 64 * 40, 1 << 14)),
+        scratch=unit * rng.choice((64, 64 * 40, 1 << 14)), segment=unit * 64,
     )  # fmt: skip
-    program = Maker(rng, world, SIZES).program(rng.randrange(1, ops))
+    if big:
+        cluster.strides = (32, 500, 5000, 20000)
+    program = Maker(rng, world, BIG if big else SIZES).program(rng.randrange(1, ops))
     for node, order in zip(cluster.nodes, program.orders, strict=True):
         node.todo = list(order)
     if world > 2 and rng.random() < 0.2:
@@ -72,9 +78,9 @@ def refresh(core: ModuleType, seed: int) -> None:
     assert oracle.check(cluster, program.ops) == len(program.ops)
 
 
-def deaths(core: ModuleType, seed: int, *, late: bool = False) -> None:
+def deaths(core: ModuleType, seed: int, *, late: bool = False, big: bool = False) -> None:
     """Members die, or leave, or are replaced by nobody; views may also change for nothing."""
-    cluster, program = start(core, seed, least=2)
+    cluster, program = start(core, seed, least=2, big=big, ops=4 if big else 9)
     rng = cluster.random
     for _ in range(rng.randrange(1, 4)):
         wander(cluster, 1500)
@@ -99,6 +105,25 @@ def deaths(core: ModuleType, seed: int, *, late: bool = False) -> None:
 
 def late(core: ModuleType, seed: int) -> None:
     deaths(core, seed, late=True)
+
+
+def large(core: ModuleType, seed: int) -> None:
+    deaths(core, seed, big=True)
+
+
+def hasty(core: ModuleType, seed: int) -> None:
+    """One view after another, hardly a frame between them."""
+    cluster, program = start(core, seed, least=3, ops=5)
+    rng = cluster.random
+    wander(cluster, 1200)
+    for _ in range(rng.randrange(2, 7)):
+        wander(cluster, rng.choice((2, 30, 200)))
+        living = [n.index for n in cluster.alive()]
+        if len(living) > 1 and rng.random() < 0.3:
+            cluster.kill(rng.choice(living))
+        cluster.repair(shuffle=rng.random() < 0.5)
+    cluster.settle()
+    oracle.check(cluster, program.ops)
 
 
 BLOCKS, EACH = 10, 30
