@@ -42,7 +42,7 @@ def lies(core: ModuleType, rng: random.Random) -> bytes:
     """A descriptor that is right, and then what could be, what cannot, and noise."""
     ready = frame(core, READY, 1 + rng.randrange(3), payload=descriptor(COUNT, 8),
                   contributors=2, segment=rng.choice((0, 9, 0xFFFFFFFF)))  # fmt: skip
-    wire = Wire(core, rng, 1.0, {1: COUNT, 2: COUNT, 3: COUNT})
+    wire = Wire(core, rng, 1.0, dict.fromkeys((1, 2, 3), (16384, COUNT * 8 % 16384)))
     sizes = (16384, 16384, 40000 - 2 * 16384, 64)
     likely = b"".join(
         frame(core, rng.choice([t for t in TYPES if t != READY]), rng.randrange(4),

@@ -16,9 +16,11 @@ import pytest
 
 from tests.sim.cluster import AUTO, DIRECT, RING, STAR, Cluster, Node, Submission
 from tests.sim.coordinator import RAISED, STABLE, Answer
+from tests.sim.programs import NUMPY, Maker
 from tests.sim.wire import NAMED, SEGMENT, Wire
 
-POOL_MAX = 512 + 200  # buffers: one for each possible link, and the windows of these small worlds
+# Buffers: one for each possible link, the windows of these small worlds, and what relays hold.
+POOL_MAX = 512 + 200 + 10 * 32
 
 
 class Hostile(Cluster):
@@ -28,7 +30,8 @@ class Hostile(Cluster):
         super().__init__(core, world, seed, links=1 + seed % 2, checksum=seed % 3 > 0)
         self.evil, self.rate, self.module = evil, rate, core
         self.wires: dict[tuple[int, int], Wire] = {}
-        self.counts: dict[int, int] = {}  # elements of each op
+        self.sizes: dict[int, tuple[int, ...]] = {}  # bytes of an op's segments
+        self.frees = seed % 4 < 3
         self.lag = self.random.choice((0.0, 0.5, 0.9))  # how often the honest do not get to send
 
     def transmit(self, node: Node, link: int, limit: int) -> bool:
@@ -41,9 +44,13 @@ class Hostile(Cluster):
         pipe.data.clear()
         moved = super().transmit(node, link, limit)
         wire = self.wires.setdefault(
-            (node.index, link), Wire(self.module, self.random, self.rate, self.counts)
+            (node.index, link), Wire(self.module, self.random, self.rate, self.sizes)
         )
         pipe.data[:] = kept + wire.put(bytes(pipe.data))
+        if wire.seen and self.random.random() < self.rate / 4:
+            far = node.links[link].far
+            other = self.random.choice([k for k, v in node.links.items() if v.far == far])
+            node.links[other].outgoing.data += self.random.choice(wire.seen)  # and there, too
         return moved
 
     def step(self) -> bool:
@@ -68,13 +75,18 @@ class Hostile(Cluster):
                 row.final = [self.random.random() < 0.7 for _ in row.final]
             if self.random.random() < 0.1:
                 row.status, row.code = self.random.choice((STABLE, RAISED)), 2
+            if self.random.random() < 0.1:
+                row.on_loss, row.root = self.random.randrange(7), 1000 + self.random.randrange(6)
+            if self.random.random() < 0.1:
+                row.among = [i for i in self.ring if self.random.random() < 0.7] or [node.index]
         for context in answer.stable:
             answer.stable[context] += (self.random.random() < 0.2) * self.random.randrange(4)
         return answer
 
     def drain(self, node: Node) -> None:
         super().drain(node)
-        node.ghosts.clear()  # the caller's memory is its own again
+        if self.frees:
+            node.ghosts.clear()  # the caller's memory is its own again
         stats = self.ffi.new("struct pccl_stats *")
         self.lib.pc_core_stats(node.core, stats)
         assert stats.scratch_bytes <= POOL_MAX * (SEGMENT + 16)
@@ -95,21 +107,56 @@ def play(core: ModuleType, seed: int) -> Hostile:
             root=rng.randrange(world), name=0 if number < 4 else 7, strict=rng.random() < 0.2,
             route=route,
         )  # fmt: skip
-        cluster.counts[sub.op_id] = size
+        cluster.sizes[sub.op_id] = tuple({min(SEGMENT, 8 * size), 8 * size % SEGMENT})
         for node in cluster.nodes:
             node.inputs[sub.op_id] = np.arange(size, dtype=np.int64)
             node.todo.append(sub)
+    misbehave(cluster, rng)
+    return cluster
+
+
+def misbehave(cluster: Hostile, rng: random.Random) -> None:
     steps = rng.choice((150, 400, 800))
     for _ in range(rng.randrange(1, 5)):
         for _ in range(steps):
             cluster.step()
         if len(cluster.alive()) > 2 and rng.random() < 0.3:
             cluster.kill(rng.choice(cluster.alive()).index)
-        cluster.repair()
+        if len(cluster.ring) > 2 and rng.random() < 0.2:
+            cluster.cut(*rng.sample(cluster.ring, 2))
+        cluster.repair(shuffle=rng.random() < 0.2)
+    for node in cluster.nodes:
+        assert all(ghost.is_as_scribbled() for ghost in node.ghosts), "written after the end"
+
+
+def play_all(core: ModuleType, seed: int) -> Hostile:
+    """All kinds of ops, in the group, in sub-groups, in pairs."""
+    rng = random.Random(seed)
+    world = rng.choice((2, 3, 3, 4, 5))
+    evil = set(rng.sample(range(world), rng.choice((1, 1, 2))))
+    cluster = Hostile(core, world, seed, evil, rng.choice((0.02, 0.1, 0.5)))
+    program = Maker(rng, world, (0, 1, 7, 8, 9, 40, 40, 150)).program(rng.randrange(2, 9))
+    for sub in program.ops:
+        item = np.dtype(NUMPY[sub.dtype]).itemsize
+        amounts = {sub.size, *(n for row in sub.pair for n in row)}
+        parts = {n * item % SEGMENT for n in amounts} | {0, SEGMENT, 8 * item}
+        cluster.sizes[sub.op_id] = tuple(sorted(parts))
+    for node, order in zip(cluster.nodes, program.orders, strict=True):
+        node.todo = list(order)
+    if world > 2 and rng.random() < 0.3:
+        cluster.cut(*rng.sample(range(world), 2))
+    cluster.install_first()
+    misbehave(cluster, rng)
     return cluster
 
 
 @pytest.mark.parametrize("block", range(10))
-def test_no_hostile_stream_kills_a_core(core: ModuleType, block: int) -> None:
+@pytest.mark.parametrize("scene", [play, play_all])
+def test_no_hostile_stream_kills_a_core(core: ModuleType, scene: object, block: int) -> None:
+    assert callable(scene)
     for seed in range(block * 40, block * 40 + 40):
-        play(core, seed)
+        try:
+            scene(core, seed)
+        except BaseException as error:
+            error.add_note(f"{scene} seed {seed}")
+            raise

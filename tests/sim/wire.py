@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 NAMED = 1 << 32
-SUM, COPY, MARK, READY, PART, ACK = range(1, 7)
-TYPES = (SUM, COPY, MARK, READY, PART, ACK)
+SUM, COPY, MARK, READY, PART, ACK, CREDIT = range(1, 8)
+TYPES = (SUM, COPY, MARK, READY, PART, ACK, CREDIT)
+IN_FLAG_NAMED, IN_FLAG_CRC, IN_FLAG_RELAY = 1, 2, 8
 # version, type, flags, length (24 bits), contributors, epoch, context, op, segment, held, crc
 HEADER = struct.Struct("<BBB3sHIIIIII")
 # count, name, root, members, layout; kind, dtype, reduce, strict, route; weight, for_you
+RELAY = struct.Struct("<HH")  # from, to: behind the header of a relayed frame
 DESC = struct.Struct("<QQQQQBBBBB3xdQ")
 EDGES = (0, 1, 2, 3, 5, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 SEGMENT = 64
@@ -27,22 +30,27 @@ def frame(
     contributors: int = 0,
     payload: bytes = b"",
     flags: int = 0,
-    context: int = 0,
+    context: int | None = None,
     held: int = 0,
     length: int | None = None,
     version: int = 2,
+    relay: bytes = b"",
 ) -> bytes:
-    """One frame with a checksum that is right, whatever it says."""
+    """One frame with a checksum that is right, whatever it says. context: else the op's own."""
     if op & NAMED:
-        flags |= 1
+        flags |= IN_FLAG_NAMED
+    if relay:
+        flags |= IN_FLAG_RELAY
+    if context is None:
+        context = op >> 33
     size = len(payload) if length is None else length
     head = HEADER.pack(
         version, type_, flags, size.to_bytes(3, "little"), contributors, epoch, context,
         op & 0xFFFFFFFF, segment, held, 0,
     )  # fmt: skip
-    covered = head + (payload if flags & 2 else b"")
+    covered = head + relay + (payload if flags & IN_FLAG_CRC else b"")
     crc = core.lib.pc_crc32c(0, covered, len(covered))
-    return head[:28] + struct.pack("<I", crc) + payload
+    return head[:28] + struct.pack("<I", crc) + relay + payload
 
 
 def descriptor(count: int, dtype: int = 4, *, weight: float = 1.0, **fields: int) -> bytes:
@@ -58,8 +66,11 @@ def descriptor(count: int, dtype: int = 4, *, weight: float = 1.0, **fields: int
 class Wire:
     """Cuts one direction of a link into frames, and gives them on as badly as the seed wants."""
 
-    def __init__(self, core: ModuleType, rng: random.Random, rate: float, counts: dict[int, int]):
-        self.core, self.rng, self.rate, self.counts = core, rng, rate, counts
+    def __init__(
+        self, core: ModuleType, rng: random.Random, rate: float, sizes: Mapping[int, Sequence[int]]
+    ) -> None:
+        """sizes: by op the bytes that a segment of it may have."""
+        self.core, self.rng, self.rate, self.sizes = core, rng, rate, sizes
         self.partial = bytearray()
         self.seen: list[bytes] = []
         self.late: list[bytes] = []
@@ -68,7 +79,7 @@ class Wire:
         self.partial += blob
         out = b""
         while len(self.partial) >= 32:
-            size = 32 + 4 * (self.partial[2] >> 2 & 1) + int.from_bytes(self.partial[3:6], "little")
+            size = 32 + 4 * (self.partial[2] >> 3 & 1) + int.from_bytes(self.partial[3:6], "little")
             if len(self.partial) < size:
                 break
             whole = bytes(self.partial[:size])
@@ -109,9 +120,10 @@ class Wire:
     def change(self, whole: bytes) -> bytes:
         """The same frame with one to three fields lying."""
         _, kind, flags, _, row, epoch, context, op, segment, held, _ = HEADER.unpack(whole[:32])
-        payload, length, rng = whole[32:], None, self.rng
+        start, rng = 36 if flags & IN_FLAG_RELAY else 32, self.rng
+        relay, payload = whole[32:start], whole[start:]
         for _ in range(rng.choice((1, 1, 2, 3))):
-            match rng.randrange(9):
+            match rng.randrange(11):
                 case 0:
                     kind = rng.choice(TYPES)
                     payload = payload if rng.random() < 0.5 else b""
@@ -127,37 +139,63 @@ class Wire:
                     segment = self.number(segment, 32)
                 case 7:
                     payload = payload[: rng.randrange(len(payload) + 1)] if payload else b"12345678"
+                case 8:
+                    context = rng.choice(
+                        (0, context, self.number(context, 32), self.any_op() >> 33)
+                    )
+                case 9:
+                    ends = (rng.randrange(5), self.number(rng.randrange(5), 16))
+                    relay = rng.choice((b"", RELAY.pack(*ends), RELAY.pack(*ends[::-1])))
+                case _ if kind == READY and len(payload) == DESC.size:
+                    payload = self.other_descriptor(payload)
                 case _:
                     payload = rng.randbytes(len(payload))
         return frame(
             self.core, kind, op, segment=segment, epoch=epoch, contributors=row, payload=payload,
-            flags=flags & 3, held=held, length=length, context=context,
+            flags=flags & 3, held=held, context=context, relay=relay,
         )  # fmt: skip
+
+    def other_descriptor(self, payload: bytes) -> bytes:
+        """The same op, said otherwise: in what is compared, its weight, or what is to come."""
+        rng, fields = self.rng, list(DESC.unpack(payload))
+        at = rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10, 11, 11, 11))
+        if at == 10:
+            fields[at] = rng.choice(
+                (0.0, 0.5, -1.0, -0.0, 1e300, 1e308, float("nan"), float("inf"))
+            )
+        else:
+            fields[at] = self.number(fields[at], 8 if 5 <= at < 10 else 64)
+        return DESC.pack(*fields)
+
+    def any_op(self) -> int:
+        return self.rng.choice(list(self.sizes))
 
     def invent(self, whole: bytes) -> bytes:
         """A frame of the present epoch: one that could be, of an op that is, or nonsense."""
         epoch, rng = HEADER.unpack(whole[:32])[5], self.rng
         if rng.random() < 0.05:
             return self.nonsense(epoch)
-        op = rng.choice(list(self.counts))
-        count = self.counts[op]
-        segment = rng.randrange(max(1, -(-count // 8)))
-        kind, payload = rng.choice((SUM, COPY, COPY, MARK, MARK, PART, ACK, ACK)), b""
+        op = self.any_op()
+        kind, payload = rng.choice((SUM, COPY, COPY, COPY, MARK, MARK, PART, ACK, ACK, CREDIT)), b""
         if kind in (SUM, COPY, PART):
-            payload = bytes(8 * max(0, min(8, count - 8 * segment)))
+            payload = bytes(rng.choice(self.sizes[op]))
+        relay = RELAY.pack(rng.randrange(5), rng.randrange(5)) if rng.random() < 0.1 else b""
         return frame(
-            self.core, kind, op, segment=segment, epoch=epoch, contributors=rng.randrange(1, 5),
-            payload=payload, flags=rng.choice((0, 2)),
+            self.core, kind, op, segment=rng.choice((0, 0, 1, 2, rng.randrange(30))), epoch=epoch,
+            contributors=rng.randrange(1, 5), payload=payload, flags=rng.choice((0, 2)),
+            relay=relay,
         )  # fmt: skip
 
     def nonsense(self, epoch: int) -> bytes:
         rng = self.rng
         kind = rng.choice(TYPES)
-        op = rng.choice((rng.randrange(8), NAMED | 7, rng.randrange(1 << 33)))
+        op = rng.choice((rng.randrange(8), NAMED | 7, rng.randrange(1 << 33), self.any_op() + 1))
         payload = b""
         if kind == READY:
             payload = rng.choice((
-                descriptor(rng.choice((0, 5, 40, 500, 1 << 63)), rng.randrange(10)),
+                descriptor(rng.choice((0, 5, 40, 500, 1 << 63)), rng.randrange(10),
+                           kind=rng.randrange(11), reduce=rng.randrange(5),
+                           weight=rng.choice((1.0, 0.5, -1.0, float("nan")))),
                 rng.randbytes(45) + bytes(3) + rng.randbytes(16),
                 rng.randbytes(64),
             ))  # fmt: skip
