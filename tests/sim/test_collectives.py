@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
@@ -126,18 +127,22 @@ def hasty(core: ModuleType, seed: int) -> None:
     oracle.check(cluster, program.ops)
 
 
-BLOCKS, EACH = 10, 30
+SCENES = {plain: 120, refresh: 160, deaths: 300, late: 200, hasty: 160, large: 60}
+BLOCK = 20
+BLOCKS = [
+    pytest.param(scene, first, id=f"{scene.__name__}-{first}")
+    for scene, count in SCENES.items()
+    for first in range(0, count, BLOCK)
+]
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
-@pytest.mark.parametrize("scene", [plain, refresh, deaths, late])
-def test_seeds(core: ModuleType, scene: object, block: int) -> None:
-    assert callable(scene)
-    for seed in range(block * EACH, block * EACH + EACH):
+@pytest.mark.parametrize(("scene", "first"), BLOCKS)
+def test_seeds(core: ModuleType, scene: Callable[[ModuleType, int], None], first: int) -> None:
+    for seed in range(first, first + BLOCK):
         try:
             scene(core, seed)
         except BaseException as error:
-            error.add_note(f"{scene} seed {seed}")
+            error.add_note(f"{scene.__name__} seed {seed}")
             raise
 
 

@@ -9,6 +9,7 @@ its bound, and an op that ends has nothing left to send from memory that is its 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -152,11 +153,12 @@ def play_all(core: ModuleType, seed: int) -> Hostile:
 
 @pytest.mark.parametrize("block", range(10))
 @pytest.mark.parametrize("scene", [play, play_all])
-def test_no_hostile_stream_kills_a_core(core: ModuleType, scene: object, block: int) -> None:
-    assert callable(scene)
+def test_no_hostile_stream_kills_a_core(
+    core: ModuleType, scene: Callable[[ModuleType, int], Hostile], block: int
+) -> None:
     for seed in range(block * 40, block * 40 + 40):
         try:
             scene(core, seed)
         except BaseException as error:
-            error.add_note(f"{scene} seed {seed}")
+            error.add_note(f"{scene.__name__} seed {seed}")
             raise

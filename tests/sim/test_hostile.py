@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import random
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from tests.sim import oracle
 from tests.sim.cluster import AUTO, DIRECT, RING, Cluster, Node, Submission
 from tests.sim.coordinator import DONE, RUN
-from tests.sim.wire import ACK, COPY, MARK, NAMED, PART, READY, descriptor, frame
+from tests.sim.programs import ALL_TO_ALL, AVG, BROADCAST, OLD
+from tests.sim.wire import ACK, COPY, DESC, MARK, NAMED, PART, READY, Wire, descriptor, frame
 
 
 def link_from(victim: Node, far: int) -> int:
@@ -137,3 +141,155 @@ def test_a_context_that_cannot_be_costs_the_link(core: ModuleType) -> None:
     assert not cluster.bad
     say(cluster, 1, cluster.nodes[0], frame(core, MARK, 1, context=1 << 31))
     assert "context" in cluster.bad[0]
+
+
+# ---------------------------------------------------------------- exchanges, contexts, weights
+
+CONTEXT = 77
+OLD_WORD = np.full(8, OLD, np.uint8).view(np.int64)[0]  # of memory that is to be overwritten
+PAIR = ((0, 20, 20), (20, 0, 20), (20, 20, 0))
+
+
+def exchange(core: ModuleType, kind: int = ALL_TO_ALL, *, links: int = 1) -> tuple[Cluster, Node]:
+    """Members 0 and 1 of three have an op among them, which 0 has submitted."""
+    cluster = Cluster(core, 3, 1, links=links)
+    cluster.install_first()
+    op = CONTEXT << 33 | 1
+    sub = Submission(op, 4, 0, kind=kind, root=0, peers=(0, 1), pair=PAIR, size=20)
+    for node in cluster.nodes[:2]:
+        node.todo = [sub]
+    victim = cluster.nodes[0]
+    cluster.begin(victim, victim.todo.pop())
+    return cluster, victim
+
+
+def announced(victim: Node, cluster: Cluster, **lies: float) -> bytes:
+    """READY of member 1, as it would be, but for the lies; its bytes after the header."""
+    peer = cluster.nodes[1]
+    cluster.begin(peer, peer.todo.pop())
+    number = link_from(peer, 0)
+    cluster.transmit(peer, number, 96)
+    payload = bytes(peer.links[number].outgoing.data[32:96])
+    peer.links[number].outgoing.data.clear()
+    fields = list(DESC.unpack(payload))
+    for name, value in lies.items():
+        fields[("weight", "for_you").index(name) + 10] = value
+    return DESC.pack(*fields)
+
+
+def test_strangers_of_a_sub_group_are_not_heard(core: ModuleType) -> None:
+    op = CONTEXT << 33 | 1
+    for lie in (
+        frame(core, READY, op, payload=descriptor(0, kind=ALL_TO_ALL)),
+        frame(core, MARK, op),
+        frame(core, COPY, op, payload=bytes(64)),
+    ):
+        cluster, victim = exchange(core)
+        before = victim.memories[op].receives[1].copy()
+        say(cluster, 2, victim, lie)
+        cluster.sweep()
+        assert cluster.bad or len(lie) > 32, "what has no descriptor waits for one"
+        assert not victim.mismatches
+        assert (before == OLD_WORD).all()
+
+
+def test_what_one_says_it_has_for_us_is_what_we_wait_for(core: ModuleType) -> None:
+    op = CONTEXT << 33 | 1
+    for lie in (0, 19, 21, 1 << 63, (1 << 64) - 1):
+        cluster, victim = exchange(core)
+        say(
+            cluster,
+            1,
+            victim,
+            frame(core, READY, op, payload=announced(victim, cluster, for_you=lie)),
+        )
+        assert [m[1:] for m in victim.mismatches] == [("count", "20", str(lie))]
+        say(cluster, 1, victim, frame(core, COPY, op, payload=bytes(64), contributors=1))
+        say(cluster, 1, victim, frame(core, MARK, op))
+        assert not victim.results
+        assert (victim.memories[op].receives[1] == OLD_WORD).all()
+
+
+def test_what_one_says_it_holds_costs_itself(core: ModuleType) -> None:
+    """It says that it has more of our segments than there are, and that it has all."""
+    op = CONTEXT << 33 | 1
+    for opened in (3, 4, 1 << 31, (1 << 32) - 1):
+        cluster, victim = exchange(core)
+        ready_too = frame(core, READY, op, payload=announced(victim, cluster), segment=opened)
+        say(cluster, 1, victim, ready_too + frame(core, MARK, op))
+        assert not victim.results, "nothing has come yet"
+
+
+def test_a_weight_that_cannot_be_costs_the_link(core: ModuleType) -> None:
+    for weight, dtype, reduce in (
+        (math.nan, 7, AVG), (math.inf, 7, AVG), (-1.0, 7, AVG), (0.5, 4, AVG), (0.5, 7, 0),
+    ):  # fmt: skip
+        cluster = start(core, 2, 16, DIRECT)
+        what = descriptor(16, dtype, reduce=reduce, weight=weight, route=DIRECT)
+        say(cluster, 1, cluster.nodes[0], frame(core, READY, 1, payload=what))
+        assert "descriptor" in cluster.bad[0]
+        assert not cluster.nodes[0].mismatches
+
+
+@pytest.mark.parametrize("kind", [ALL_TO_ALL, BROADCAST])
+def test_a_copy_damaged_on_its_way_is_sent_again(core: ModuleType, kind: int) -> None:
+    """It lands in the user's memory before its checksum is known; the view after makes it whole."""
+    for at in (32, 40, 95):
+        cluster = Cluster(core, 2, at)
+        sub = Submission(1, 4, 0, kind=kind, root=1, size=20, pair=((20, 20), (20, 20)))
+        for node in cluster.nodes:
+            node.todo = [sub]
+        cluster.install_first()
+        for node in cluster.nodes:
+            cluster.begin(node, node.todo.pop())
+        wire, hit = Wire(core, random.Random(0), 0.0, {}), False
+        for _ in range(30):
+            for node in cluster.nodes:
+                link = next(iter(node.links))
+                pipe = node.links[link].outgoing
+                kept = bytes(pipe.data)
+                pipe.data.clear()
+                cluster.transmit(node, link, 1 << 16)
+                whole = bytearray(wire.put(bytes(pipe.data)) if node.index else pipe.data)
+                copies = [i for i in range(0, len(whole) - 64, 32) if whole[i : i + 2] == b"\2\2"]
+                if node.index and copies and not hit:
+                    whole[copies[0] + at] ^= 1
+                    hit = True
+                pipe.data[:] = kept + whole
+            for node in cluster.nodes:
+                cluster.offer(node, next(iter(node.links)), 1 << 16)
+        assert hit
+        assert cluster.bad == ["0: wrong checksum"]
+        cluster.bad.clear()
+        cluster.close(*cluster.broken.pop())
+        cluster.connect(*cluster.nodes)
+        cluster.repair()
+        cluster.settle()
+        assert oracle.check(cluster, [sub]) == 1
+
+
+def test_a_link_lost_in_mid_copy_and_the_same_copy_by_another(core: ModuleType) -> None:
+    """Two links bring one segment: one of them lands it, and only whole."""
+    op = CONTEXT << 33 | 1
+    cluster, victim = exchange(core, links=2)
+    first, second = (k for k, link in victim.links.items() if link.far == 1)
+    say(cluster, 1, victim, frame(core, READY, op, payload=announced(victim, cluster)))
+    good = frame(core, COPY, op, payload=bytes(range(64)), contributors=1)
+    evil = frame(core, COPY, op, payload=b"\xff" * 64, contributors=1, flags=2)
+    victim.links[first].incoming.data += evil[:60]
+    while cluster.offer(victim, first, 100):
+        pass
+    victim.links[second].incoming.data += good + good
+    while cluster.offer(victim, second, 100):
+        pass
+    victim.links[first].incoming.data += evil[60:]
+    while cluster.offer(victim, first, 100):
+        pass
+    assert not victim.results
+    assert not cluster.bad
+    victim.links[second].incoming.data += good
+    while cluster.offer(victim, second, 100):
+        pass
+    landed = victim.memories[op].receives[1][:8].tobytes()
+    assert landed in (good[32:], evil[32:]), "one or the other, not something between"
+    cluster.close(victim, first)
