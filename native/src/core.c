@@ -26,6 +26,8 @@ pc_core *pc_core_new(const struct pc_core_config *config) {
         core->config.segment_bytes_min = SEGMENT_BYTES_MIN;
     if (!core->config.segment_bytes_max)
         core->config.segment_bytes_max = SEGMENT_BYTES_MAX;
+    if (!core->config.small_bytes)
+        core->config.small_bytes = PC_SMALL_OP_BYTES;
     PC_ASSERT(core->config.segment_bytes_min <= core->config.segment_bytes_max);
     PC_ASSERT(core->config.segment_bytes_max < PC_PAYLOAD_MAX);
     pc_pool_init(&core->pool, core->config.segment_bytes_max + PC_WEIGHT_BYTES);

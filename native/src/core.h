@@ -32,6 +32,7 @@ struct pc_core_config {
     uint64_t scratch_bytes;     /* bound on segment buffers */
     uint32_t segment_bytes_min; /* 0: the default; all members must agree */
     uint32_t segment_bytes_max;
+    uint32_t small_bytes; /* ops up to it are small; 0: the default; all members must agree */
     int32_t checksum_payload;
 };
 

@@ -98,7 +98,7 @@ static bool may_send(const pc_core *core, const struct pc_op *op, const struct p
     if (stream->ready)
         return stream->out_queued < QUEUE_MAX;
     const struct pc_pair *pair = core->pairs[op->context->at[stream->place]];
-    return pc_op_small(op) && pair->eager < core->eager_window;
+    return op->small && pair->eager < core->eager_window;
 }
 
 int pc_exchange_start_one(pc_core *core, struct pc_op *op) {

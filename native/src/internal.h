@@ -175,7 +175,6 @@ const uint8_t *pc_op_in(const struct pc_op *op, uint32_t segment); /* NULL: no i
 uint8_t *pc_op_out(const struct pc_op *op, uint32_t segment);      /* NULL: no destination here */
 uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment);
 size_t pc_op_bytes(const struct pc_op *op, uint32_t segment);
-bool pc_op_small(const struct pc_op *op);
 /* true: the op was submitted here and has ended, or will never be known: frames of it are late. */
 bool pc_op_is_past(const pc_core *core, uint64_t id);
 void pc_op_undo(struct pc_op *op);

@@ -200,5 +200,7 @@ int pc_layout(const pc_core *core, struct pc_op *op, const struct pccl_op *args)
     for (uint32_t i = 0; fixed && i < args->peer_count; i++)
         op->desc.members = mix(op->desc.members, args->peers[i]);
     op->element_bytes = pccl_dtype_size(args->dtype);
-    return pc_is_exchange(args->kind) ? streams(core, op, args) : blocks(core, op, args);
+    int status = pc_is_exchange(args->kind) ? streams(core, op, args) : blocks(core, op, args);
+    op->small = op->bytes <= core->config.small_bytes;
+    return status;
 }

@@ -186,7 +186,7 @@ static void fill_result(const pc_core *core, struct pc_op *op, int status, const
 }
 
 bool pc_returns_early(const pc_core *core, const struct pc_op *op) {
-    return op->desc.kind == PCCL_ALL_REDUCE && !op->desc.strict && pc_op_small(op) &&
+    return op->desc.kind == PCCL_ALL_REDUCE && !op->desc.strict && op->small &&
            pc_route(core, op) != PCCL_ROUTE_RING;
 }
 
@@ -268,10 +268,6 @@ uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment) {
 
 size_t pc_op_bytes(const struct pc_op *op, uint32_t segment) {
     return pc_op_elements(op, segment) * op->element_bytes;
-}
-
-bool pc_op_small(const struct pc_op *op) {
-    return op->bytes <= PC_SMALL_OP_BYTES;
 }
 
 bool pc_op_is_past(const pc_core *core, uint64_t id) {

@@ -203,6 +203,7 @@ struct pc_op {
     uint32_t own_left;    /* exchanges: participants from which something is still to come */
     bool told_whole;      /* exchanges: that nothing is has been said in this view */
     uint64_t bytes;       /* of all blocks */
+    bool small;           /* its parts may go unasked, its result be returned early */
     uint32_t final_count; /* segments that are final, or marked, here */
     uint32_t marked_count;
     uint32_t cursor; /* next segment to look at for starting */

@@ -132,7 +132,7 @@ static struct pc_queue *queue_for(pc_core *core, struct pc_pair *pair, const str
         return &pair->lazy;
     }
     want_link(core, pair);
-    return !pc_carries_value(type) || pc_op_small(op) ? &pair->urgent : &pair->bulk;
+    return !pc_carries_value(type) || op->small ? &pair->urgent : &pair->bulk;
 }
 
 static void push(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment, uint8_t type,

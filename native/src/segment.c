@@ -36,7 +36,7 @@ uint32_t pc_turn(const struct pc_op *op) {
 /* A large broadcast on the direct route: its source gives each segment to one of the others in
  * turn, who copies it on, so that nobody sends more than the tensor once. */
 static bool spreads_in_turn(const pc_core *core, const struct pc_op *op) {
-    return op->desc.kind == PCCL_BROADCAST && pc_size(op) > 2 && !pc_op_small(op) &&
+    return op->desc.kind == PCCL_BROADCAST && pc_size(op) > 2 && !op->small &&
            pc_route(core, op) == PCCL_ROUTE_DIRECT;
 }
 

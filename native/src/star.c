@@ -164,7 +164,7 @@ static int start_parts(pc_core *core, struct pc_op *op) {
         struct pc_pair *pair = core->pairs[op->context->at[owner]];
         const struct pc_said *said = pc_said(op, owner);
         bool asked = said->cursor < said->opened;
-        if (!asked && (!pc_op_small(op) || pair->eager >= core->eager_window)) {
+        if (!asked && (!op->small || pair->eager >= core->eager_window)) {
             outcome = outcome < 0 ? 0 : outcome;
             continue;
         }

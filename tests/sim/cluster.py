@@ -75,7 +75,9 @@ class Cluster:
         checksum: bool = True,
         scratch: int = 1 << 14,
         links: int = 1,
+        small: int = 0,
     ) -> None:
+        """small: bytes of the largest op that is small; 0: as many as the product takes."""
         self.ffi, self.lib = core.ffi, core.lib
         self.random = random.Random(seed)
         self.now = 1_000_000_000
@@ -101,6 +103,7 @@ class Cluster:
                     "scratch_bytes": scratch,
                     "segment_bytes_min": segment,
                     "segment_bytes_max": segment,
+                    "small_bytes": small,
                     "checksum_payload": int(checksum),
                 },
             )

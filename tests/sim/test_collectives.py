@@ -43,6 +43,7 @@ def start(
     cluster = Cluster(
         core, world, seed, checksum=rng.random() < 0.5, links=rng.choice((1, 1, 2, 3)),
         scratch=unit * rng.choice((64, 64 * 40, 1 << 14)), segment=unit * 64,
+        small=random.Random(~seed).choice((0, 1, 200)),
     )  # fmt: skip
     if big:
         cluster.strides = (32, 500, 5000, 20000)
