@@ -127,8 +127,20 @@ long pc_net_send(int fd, struct iovec *slices, int count) {
     return sent < 0 ? -(long)errno : (long)sent;
 }
 
-uint32_t pc_net_rtt_us(int fd) {
-    return (uint32_t)fd * 1000;
+void pc_net_path(int fd, struct pc_net_path *path) {
+    *path = (struct pc_net_path){.rtt_us = (uint32_t)fd * 1000, .mss = 1448};
+}
+
+void pc_net_is_long(int fd) {
+    (void)fd;
+}
+
+void pc_net_bound(int fd, uint64_t rate) {
+    (void)fd;
+    (void)rate;
+}
+
+void pc_net_raise_descriptors(void) {
 }
 
 bool pc_net_is_numeric(const char *host) {
