@@ -21,7 +21,7 @@
 #define PC_AWAIT_NS      1000000000u /* for the other end's call */
 #define PC_MESH_MAX      32          /* members that all link to all from the start */
 #define PC_PEER_LINKS    32          /* links of one peer, at most: none may take them all */
-#define PC_LONG_RTT_US   2000 /* a path below is short: one link, no pace */
+#define PC_LONG_RTT_US   2000        /* a path below is short: one link, no pace */
 
 enum pc_conn_state {
     PC_CONN_FREE = 0,
@@ -72,7 +72,7 @@ struct pc_io {
     uint32_t mate_count, self;
     struct pc_pace pace;
     uint64_t pace_ns, pace_from_ns; /* its interval's end and beginning; 0: none runs */
-    uint64_t grow_ns; /* when links are counted next; 0: nothing to count */
+    uint64_t grow_ns;               /* when links are counted next; 0: nothing to count */
     uint64_t links_refused;
     uint64_t births;
     bool failed;

@@ -30,8 +30,8 @@ long pc_net_send(int fd, struct iovec *slices, int count);
 /* What the kernel knows of a connection; all zero if it does not tell. */
 struct pc_net_path {
     uint32_t rtt_us, rtt_us_min; /* smoothed, and the least of late */
-    uint32_t delivered, mss;     /* packets that the other kernel has told it has, wrapping; bytes */
-    uint64_t again;              /* bytes sent again */
+    uint32_t delivered, mss; /* packets that the other kernel has told it has, wrapping; bytes */
+    uint64_t again;          /* bytes sent again */
 };
 void pc_net_path(int fd, struct pc_net_path *path);
 
