@@ -31,7 +31,7 @@ static void take_buffer(pc_core *core, struct pc_link *link) {
         pc_link_spoil(link, "segment longer than any");
         return;
     }
-    link->buffer = pc_pool_take(&core->pool);
+    link->buffer = pc_pool_take(&core->pool, link->pair->index);
     if (!link->buffer) {
         pc_link_spoil(link, "more segments in flight than the window allows");
         return;

@@ -99,7 +99,7 @@ static bool begin_sum(pc_core *core, struct pc_op *op, uint32_t i) {
     segment->parts_done = 1;
     if (!tells_weight(op, segment))
         return true;
-    segment->buffer = pc_pool_take(&core->pool);
+    segment->buffer = pc_pool_take(&core->pool, core->self);
     if (!segment->buffer)
         return false;
     memcpy(segment->buffer->data, pc_op_in(op, i), pc_op_bytes(op, i));

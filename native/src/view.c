@@ -264,11 +264,13 @@ static void set_windows(pc_core *core) {
     core->copy_window = at_least(2, buffers / 2 / world);
     core->open_window = at_least(2, buffers * 3 / 4 / others);
     core->eager_window = at_least(2, buffers / 8 / others);
-    /* A sum that starts with a weight lies in a buffer at its starter, too. */
-    core->pool.count_max = (2 * core->window + core->copy_window) * world +
-                           (core->open_window + core->eager_window) * others + PC_LINKS_MAX;
-    for (uint32_t i = 0; i < core->cut_count; i++) /* both ways */
-        core->pool.count_max += 2 * PC_RELAY_CREDIT;
+    /* What one member may send: on the ring all comes from one; a link receives one at a time. A
+     * sum that starts with a weight lies in a buffer at its starter, too. */
+    uint32_t ring = (2 * core->window + core->copy_window) * world;
+    uint32_t star = core->open_window + core->eager_window;
+    uint32_t relayed = 2 * PC_RELAY_CREDIT * core->cut_count; /* both ways */
+    core->pool.share = ring + star + core->copy_window + relayed + PC_PAIR_LINKS_MAX;
+    core->pool.count_max = ring + star * others + relayed + PC_LINKS_MAX + core->pool.share;
 }
 
 static void enter(pc_core *core, const struct pccl_view *view) {
@@ -312,7 +314,8 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
         memcpy(cuts, view->cuts, view->cut_count * sizeof *cuts);
     if (!said_enters_view(core, view->member_count) ||
         !pc_contexts_enter_view(core, peers, view->member_count, view->self) ||
-        !pc_pairs_enter_view(core, peers, view->member_count, view->self)) {
+        !pc_pairs_enter_view(core, peers, view->member_count, view->self) ||
+        !pc_pool_members(&core->pool, view->member_count)) {
         free_verdicts(verdicts, view->verdict_count);
         free(peers);
         free(cuts);
