@@ -51,12 +51,14 @@ static uint32_t cargo_max(const pc_core *core, uint32_t from) {
 /* A frame that is not between the two ends of the link: for us, or to be passed on by us. */
 static const char *judge_relay(const pc_core *core, struct pc_link *link) {
     const struct pc_header *header = &link->header;
-    if (header->from >= core->world || header->to >= core->world ||
+    if (header->from >= core->world || header->to >= core->world || header->from == header->to ||
         !pc_is_cut(core, header->from, header->to) || header->type == PC_CREDIT)
         return "a relayed frame that cannot be";
     link->from = header->from;
     if (header->to == core->self)
-        return NULL;
+        return core->pairs[header->from]->via == link->pair->index
+                   ? NULL
+                   : "a relayed frame from who is no relay";
     if (header->from != link->pair->index || pc_is_cut(core, core->self, header->to))
         return "a relayed frame that cannot be";
     if (core->pairs[header->from]->carried >= cargo_max(core, header->from))

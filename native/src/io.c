@@ -180,13 +180,6 @@ static void write_link(struct pc_io *io, struct pc_conn *conn) {
 /* ---- commands ---------------------------------------------------------------------------------
  */
 
-static bool in_view(const struct pccl_view *view, uint64_t peer) {
-    for (uint32_t i = 0; i < view->member_count; i++)
-        if (view->members[i].peer == peer)
-            return true;
-    return false;
-}
-
 static bool is_cut(const struct pccl_view *view, uint32_t a, uint32_t b) {
     for (uint32_t i = 0; i < view->cut_count; i++)
         if ((view->cuts[i].a == a && view->cuts[i].b == b) ||
@@ -195,15 +188,23 @@ static bool is_cut(const struct pccl_view *view, uint32_t a, uint32_t b) {
     return false;
 }
 
+/* A member, and no broken link to it is known. */
+static bool is_reached(const struct pccl_view *view, uint64_t peer) {
+    for (uint32_t i = 0; i < view->member_count; i++)
+        if (view->members[i].peer == peer)
+            return !is_cut(view, view->self, i);
+    return false;
+}
+
 /* The members of a view; what is known of those that stay is kept. false: out of memory. */
 static bool take_mates(struct pc_io *io, const struct pccl_view *view) {
     struct pc_mate *mates = calloc(view->member_count, sizeof *mates);
     if (!mates)
         return false;
-    for (int i = 0; i < io->conns_high;
-         i++) { /* links to those who are gone, but not to newcomers */
+    for (int i = 0; i < io->conns_high; i++) { /* not links to newcomers, who are no mates yet */
         struct pc_conn *conn = &io->conns[i];
-        if (conn->state != PC_CONN_FREE && pc_mate_of(io, conn->peer) && !in_view(view, conn->peer))
+        if (conn->state != PC_CONN_FREE && pc_mate_of(io, conn->peer) &&
+            !is_reached(view, conn->peer))
             pc_conn_close(io, conn);
     }
     for (uint32_t i = 0; i < view->member_count; i++) {

@@ -159,6 +159,13 @@ static bool next_relayed(const pc_core *core, const struct pc_pair *way, struct 
     return false;
 }
 
+/* What waits for a link's own member. Where that link is known to be broken it may still seem to be
+ * up at one end: what it would swallow, nobody would miss (R22). */
+static bool next_own(struct pc_pair *pair, bool others_go, struct pc_entry *entry) {
+    bool is_way = pair->via == pair->index || pair->via == PC_NO_INDEX;
+    return is_way && next_entry(pair, others_go, entry);
+}
+
 /* The link's own member and those beyond it take turns. */
 static bool next_of_link(const pc_core *core, const struct pc_link *link, struct pc_entry *entry,
                          uint32_t *to) {
@@ -168,7 +175,7 @@ static bool next_of_link(const pc_core *core, const struct pc_link *link, struct
     pair->turn = core->relayed && !pair->turn;
     if (pair->turn && next_relayed(core, pair, entry, to))
         return true;
-    return next_entry(pair, others_go, entry) || next_relayed(core, pair, entry, to);
+    return next_own(pair, others_go, entry) || next_relayed(core, pair, entry, to);
 }
 
 /* An announcement of what is over by now. */

@@ -180,13 +180,28 @@ void pc_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type
  * --------
  */
 
-bool pc_is_cut(const pc_core *core, uint32_t a, uint32_t b) {
+static int by_ends(const void *one, const void *other) {
+    const struct pccl_edge *a = one, *b = other;
+    if (a->a != b->a)
+        return a->a < b->a ? -1 : 1;
+    return a->b < b->b ? -1 : a->b > b->b;
+}
+
+/* A view of a thousand members may have thousands of broken links, and each is asked for often. */
+static void sort_cuts(pc_core *core) {
     for (uint32_t i = 0; i < core->cut_count; i++) {
-        const struct pccl_edge *cut = &core->cuts[i];
-        if ((cut->a == a && cut->b == b) || (cut->a == b && cut->b == a))
-            return true;
+        struct pccl_edge *cut = &core->cuts[i];
+        if (cut->a > cut->b)
+            *cut = (struct pccl_edge){cut->b, cut->a};
     }
-    return false;
+    if (core->cut_count)
+        qsort(core->cuts, core->cut_count, sizeof *core->cuts, by_ends);
+}
+
+bool pc_is_cut(const pc_core *core, uint32_t a, uint32_t b) {
+    struct pccl_edge cut = {a < b ? a : b, a < b ? b : a};
+    return core->cut_count &&
+           bsearch(&cut, core->cuts, core->cut_count, sizeof cut, by_ends) != NULL;
 }
 
 /* The first that both reach: all members name the same. */
@@ -198,6 +213,7 @@ static uint32_t relay_between(const pc_core *core, uint32_t a, uint32_t b) {
 }
 
 void pc_pairs_find_ways(pc_core *core) {
+    sort_cuts(core);
     core->relayed = 0;
     for (uint32_t i = 0; i < core->world; i++) {
         if (i == core->self || !pc_is_cut(core, core->self, i))

@@ -16,6 +16,7 @@ ALLOWED = {
     "abort", "aligned_alloc", "calloc", "free", "malloc", "posix_memalign", "realloc",
     "memchr", "memcmp", "memcpy", "memmove", "memset",
     "strcmp", "strdup", "strlen", "strncmp", "strndup", "strnlen", "snprintf", "vsnprintf", "qsort",
+    "bsearch",
 }  # fmt: skip
 ALLOWED_PREFIXES = ("__stack_chk_", "__cpu_", "_GLOBAL_OFFSET_TABLE_")
 # The base file that ends the process writes why.
