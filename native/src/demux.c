@@ -59,7 +59,8 @@ static const char *judge_relay(const pc_core *core, struct pc_link *link) {
         return core->pairs[header->from]->via == link->pair->index
                    ? NULL
                    : "a relayed frame from who is no relay";
-    if (header->from != link->pair->index || pc_is_cut(core, core->self, header->to))
+    if (header->from != link->pair->index ||
+        pc_relay_between(core, header->from, header->to) != core->self)
         return "a relayed frame that cannot be";
     if (core->pairs[header->from]->carried >= cargo_max(core, header->from))
         return "more frames to be passed on than allowed";

@@ -193,6 +193,9 @@ int pc_layout(const pc_core *core, struct pc_op *op, const struct pccl_op *args)
 bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self);
 void pc_pairs_free(pc_core *core);
 bool pc_is_cut(const pc_core *core, uint32_t a, uint32_t b);
+/* Who passes on what is between two whose link is broken: the first that both reach, so that all
+ * members name the same. PC_NO_INDEX: nobody can. */
+uint32_t pc_relay_between(const pc_core *core, uint32_t a, uint32_t b);
 void pc_pairs_find_ways(pc_core *core); /* round the links that are broken */
 /* A frame of one member for another: queued, or what is wrong with it. */
 void pc_relay(pc_core *core, struct pc_buffer *cargo);

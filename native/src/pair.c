@@ -204,8 +204,7 @@ bool pc_is_cut(const pc_core *core, uint32_t a, uint32_t b) {
            bsearch(&cut, core->cuts, core->cut_count, sizeof cut, by_ends) != NULL;
 }
 
-/* The first that both reach: all members name the same. */
-static uint32_t relay_between(const pc_core *core, uint32_t a, uint32_t b) {
+uint32_t pc_relay_between(const pc_core *core, uint32_t a, uint32_t b) {
     for (uint32_t i = 0; i < core->world; i++)
         if (i != a && i != b && !pc_is_cut(core, a, i) && !pc_is_cut(core, i, b))
             return i;
@@ -218,7 +217,7 @@ void pc_pairs_find_ways(pc_core *core) {
     for (uint32_t i = 0; i < core->world; i++) {
         if (i == core->self || !pc_is_cut(core, core->self, i))
             continue;
-        core->pairs[i]->via = relay_between(core, core->self, i);
+        core->pairs[i]->via = pc_relay_between(core, core->self, i);
         core->relayed++;
     }
 }
