@@ -20,7 +20,7 @@ from stress.wan import build, measure
 from stress.wan.net import Network
 
 IMPLEMENTATIONS = ("pccl", "pccl-1", "gloo")  # pccl-N: with links=N
-PORT = 48148
+PORT = 48148  # of the first coordinator
 START_S = 0.3  # from an order to the common start
 FORMULA = "share = 2 (W-1)/W x bytes / time / (rate x 1448/1500); time = the slowest member's"
 
@@ -80,11 +80,8 @@ def _environment() -> dict[str, str]:
 @contextlib.contextmanager
 def _members(net: Network, mib: float) -> Iterator[Members]:
     env = _environment()
-    where = f"{net.address(0)}:{PORT}"
-    coordinator = [sys.executable, "-m", "pccl_py", "coordinator", "--bind", where]
-    net.run(0, coordinator, env=env, stderr=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as folder:
-        shared = [str(net.hosts), where, str(Path(folder) / "gloo"), str(mib)]
+        shared = [str(net.hosts), str(Path(folder) / "gloo"), str(mib)]
         members = Members([
             net.run(
                 host, [sys.executable, "-m", "stress.wan.member", str(host), *shared],
@@ -96,6 +93,15 @@ def _members(net: Network, mib: float) -> Iterator[Members]:
         members.end()
 
 
+def _coordinator(net: Network, port: int) -> str:
+    """Starts one, for a run of its own: members of two could not join while they wait for orders,
+    since newcomers enter where all members of a run are between two ops."""
+    where = f"{net.address(0)}:{port}"
+    argv = [sys.executable, "-m", "pccl_py", "coordinator", "--bind", where]
+    net.run(0, argv, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return where
+
+
 def measured(net: Network, names: Sequence[str], *, mib: float, repeats: int) -> list[Row]:
     """`repeats` ops of each, by turns.
 
@@ -104,8 +110,8 @@ def measured(net: Network, names: Sequence[str], *, mib: float, repeats: int) ->
     """
     rows = [Row(name) for name in names]
     with _members(net, mib) as members:
-        for row in rows:
-            members.order("open", row.name)
+        for number, row in enumerate(rows):
+            members.order("open", row.name, _coordinator(net, PORT + number))
         for _ in range(repeats):
             for row in rows:
                 members.order("fill", row.name)

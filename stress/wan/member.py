@@ -1,10 +1,10 @@
-"""One member of the measured group, inside a host: `member.py INDEX WORLD COORDINATOR RENDEZVOUS
-MIB`. Obeys the lines on its standard input, one answer each; started by bench.py, decides nothing.
+"""One member of the measured group, inside a host: `member.py INDEX WORLD RENDEZVOUS MIB`. Obeys
+the lines on its standard input, one answer each; started by bench.py, decides nothing.
 
-    open IMPL            ready
-    fill IMPL            ready, with this member's input in the tensor
-    run IMPL START_NS    took SECONDS LINKS, from the common start on
-    check IMPL           ready, if the tensor holds the right sum
+open IMPL HOST:PORT  ready; of a coordinator for pccl
+fill IMPL            ready, with this member's input in the tensor
+run IMPL START_NS    took SECONDS LINKS, from the common start on
+check IMPL           ready, if the tensor holds the right sum
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class Implementation(Protocol):
 
 class Pccl:
     def __init__(self, coordinator: str, world: int, links: int) -> None:
-        self._comm = pccl.join(
-            coordinator, group=f"links{links}", min_members=world, timeout=JOIN_S, links=links
-        )
+        self._comm = pccl.join(coordinator, min_members=world, timeout=JOIN_S, links=links)
         self.rank = self._comm.rank
 
     def all_reduce(self, array: Array) -> None:
@@ -120,12 +118,12 @@ class Desk:
             each.close()
 
 
-def main(index: int, world: int, coordinator: str, rendezvous: str, mib: float) -> None:
+def main(index: int, world: int, rendezvous: str, mib: float) -> None:
     desk = Desk(mib, world)
     for line in sys.stdin:
         answer: tuple[object, ...] = ("ready",)
         match line.split():
-            case ["open", name]:
+            case ["open", name, coordinator]:
                 desk.add(name, opened(name, index, world, coordinator, rendezvous))
             case ["fill", name]:
                 desk.fill(name)
@@ -140,4 +138,4 @@ def main(index: int, world: int, coordinator: str, rendezvous: str, mib: float) 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], float(sys.argv[5]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]))
