@@ -93,6 +93,26 @@ class DType(enum.IntEnum):
     FLOAT64 = 8
 
 
+class Route(enum.IntEnum):
+    """How segments travel, numbered as in pccl.h."""
+
+    AUTO = 0
+    RING = 1
+    STAR = 2
+    DIRECT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What a member's kernel has measured on its links to `peer`; 0: not known. rtt_us: the least
+    round trip of late, microseconds; rate: bytes a second, the best delivered while the path, not
+    the program, was the limit."""
+
+    peer: PeerId
+    rtt_us: int
+    rate: int
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One member of a view. `host`, `port`: where its engine listens for data links."""
@@ -159,12 +179,15 @@ class Verdict:
 class GroupRecord:
     """One group's part of a view record. ring: peer ids in ring order; stable: every unnamed op of
     this line up to this number is held by all (or raised by all); verdicts: the repair plan, the
-    done ops and the aborts still in force."""
+    done ops and the aborts still in force; hub: whom small all-reduces go over, or 0; large: the
+    route of large ones, AUTO where nothing speaks for another."""
 
     group: str
     ring: tuple[PeerId, ...]
     stable: int = 0
     verdicts: tuple[Verdict, ...] = ()
+    hub: PeerId = PeerId(0)
+    large: Route = Route.AUTO
 
 
 @dataclass(frozen=True, slots=True)

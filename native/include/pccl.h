@@ -34,7 +34,7 @@ extern "C" {
 
 /* cffi-begin */
 
-#define PCCL_ABI_VERSION  2
+#define PCCL_ABI_VERSION  3
 #define PCCL_WIRE_VERSION 2
 #define PCCL_HOST_MAX     64   /* bytes of a numeric address text, terminator included */
 #define PCCL_MEMBERS_MAX  1024 /* members of one group in one view */
@@ -99,13 +99,15 @@ enum pccl_on_loss {
     PCCL_SPREAD = 6     /* the root's tensor becomes everybody's */
 };
 
-/* How segments travel. AUTO: direct up to 32 members, else ring. Exchanges are direct. Resolved in
- * each view: where links are known to be broken, everything takes the ring, if the view draws one
- * around them; else what would take a broken link goes over a member that both ends reach. */
+/* How segments travel. AUTO: an all-reduce of at most 64 KiB goes over the hub of the view, where it
+ * names one that takes part, a larger one as the view's `large` says; all else is direct up to 32
+ * members, else on the ring. Exchanges are direct. Resolved in each view: where links are known to
+ * be broken, everything takes the ring, if the view draws one around them; else what would take a
+ * broken link goes over a member that both ends reach. */
 enum pccl_route {
     PCCL_ROUTE_AUTO = 0,
     PCCL_ROUTE_RING = 1,
-    PCCL_ROUTE_STAR = 2,  /* one fixed hub, the first in the ring */
+    PCCL_ROUTE_STAR = 2,  /* one fixed hub: the view's, else the first in the ring */
     PCCL_ROUTE_DIRECT = 3 /* rotating hubs */
 };
 
@@ -161,6 +163,8 @@ struct pccl_view {
     uint32_t stable; /* every unnamed op of the line up to this number is held by all */
     uint32_t verdict_count;
     const struct pccl_verdict *verdicts;
+    int32_t hub;   /* index in `members` of whom all reach soonest, or -1: none is named */
+    int32_t large; /* enum pccl_route: that of large all-reduces; AUTO: nothing is known */
 };
 
 /* A piece of memory, aligned to the op's dtype; data is NULL only if count is 0. */
@@ -229,7 +233,8 @@ enum pccl_event_type {
     PCCL_EVENT_FLUSHED = 4, /* engine stopped in `epoch`: fetch the report */
     PCCL_EVENT_REPAIRED = 5, /* everything the plan of view `epoch` asked of this peer is final */
     PCCL_EVENT_FULL = 6,   /* the table of ended named ops is full; named submits wait for a view */
-    PCCL_EVENT_SETTLED = 7 /* `op`, which had timed out, has ended all the same */
+    PCCL_EVENT_SETTLED = 7, /* `op`, which had timed out, has ended all the same */
+    PCCL_EVENT_PATHS = 8    /* paths are known that were not, or have changed: pccl_engine_paths */
 };
 
 struct pccl_event {
@@ -275,6 +280,13 @@ struct pccl_report {
     const struct pccl_op_report *ops;
     uint32_t context_count;
     const struct pccl_context_report *contexts; /* without context 0 */
+};
+
+/* What the kernel has measured on the links to one member; 0: not known (yet). */
+struct pccl_path {
+    uint64_t peer;
+    uint32_t rtt_us; /* the least round trip of late */
+    uint64_t rate;   /* bytes a second: the best delivered while the path, not we, was the limit */
 };
 
 struct pccl_stats {
@@ -364,6 +376,12 @@ int pccl_engine_event_fd(const pccl_engine *engine);
 
 /* The next event, oldest first. PCCL_OK or PCCL_PENDING. Thread: control; never blocks. */
 int pccl_engine_next_event(pccl_engine *engine, struct pccl_event *event);
+
+/* What is known of the paths to the other members of the view, at most one sample a second while
+ * links are used: *count rows, at most `capacity` of them (PCCL_MEMBERS_MAX is always enough).
+ * Thread: any; never blocks. Owned by: the caller. Errors: none. */
+int pccl_engine_paths(pccl_engine *engine, uint32_t capacity, struct pccl_path *paths,
+                      uint32_t *count);
 
 /* Counters since pccl_engine_new. Thread: any; never blocks. */
 void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats);

@@ -113,7 +113,8 @@ static void announce_small(pc_core *core, struct pc_op *op) {
         bool urgent = own;
         for (uint32_t i = 0; i < op->segment_count && !urgent; i++)
             urgent = pc_owner(core, op, i) == place;
-        pc_announce_to(core, op, place, !urgent);
+        if (urgent || !pc_goes_by_hub(core, op))
+            pc_announce_to(core, op, place, !urgent);
     }
 }
 
@@ -126,7 +127,7 @@ void pc_announce(pc_core *core, struct pc_op *op) {
         return;
     }
     pc_star_open(core, op);
-    if (pc_returns_early(core, op))
+    if (pc_returns_early(core, op) || pc_goes_by_hub(core, op))
         announce_small(core, op);
     else
         pc_announce_all(core, op);

@@ -147,6 +147,8 @@ static uint32_t first_silent(const pc_core *core, const struct pc_op *op) {
         return PC_NO_INDEX;
     if (pc_route(core, op) == PCCL_ROUTE_RING)
         return (pc_self(op) + op->next_run + 1) % pc_size(op);
+    if (pc_goes_by_hub(core, op) && pc_hub(core, op) != pc_self(op))
+        return pc_said(op, pc_hub(core, op))->known ? PC_NO_INDEX : pc_hub(core, op);
     uint32_t i = pc_after(op, pc_self(op));
     while (pc_said(op, i)->known)
         i = pc_after(op, i);

@@ -73,6 +73,8 @@ struct pccl_engine {
     struct ticket *free;                   /* the last to be freed first: it is in a cache */
     struct ticket *running, *running_last; /* in order of submission, in which most end */
     struct pccl_report *report;
+    struct pccl_path *paths;
+    uint32_t path_count;
     struct pc_names names;  /* uses of each op name */
     struct pc_names counts; /* unnamed ops of each context but 0 */
     uint32_t unnamed;       /* of context 0 */

@@ -79,6 +79,8 @@ struct pc_core {
     struct pccl_edge *cuts; /* links of the view that are known to be broken */
     uint32_t cut_count;
     uint32_t relayed; /* members to whom another passes this peer's frames on */
+    uint32_t hub;     /* the view's, in the ring; PC_NO_INDEX: it names none */
+    int large;        /* enum pccl_route: of large all-reduces */
     uint32_t stable;  /* of the last view, context 0 */
     struct pc_context *contexts[PC_OP_BUCKETS]; /* by id; the whole group is one of them */
     struct pc_context *whole;
@@ -262,6 +264,11 @@ struct pc_desc pc_desc_for(const struct pc_op *op, uint32_t place);
 
 /* The route that an op takes in this view: PCCL_ROUTE_RING, _STAR or _DIRECT. */
 int pc_route(const pc_core *core, const struct pc_op *op);
+/* The place of the hub of a star. */
+uint32_t pc_hub(const pc_core *core, const struct pc_op *op);
+/* true: a small all-reduce over a hub, which compares for all: of two that differ one differs from
+ * it, so the others announce the op to nobody else, and need no link to each other. */
+bool pc_goes_by_hub(const pc_core *core, const struct pc_op *op);
 uint32_t pc_ring_index(const pc_core *core, uint64_t peer);
 static inline uint32_t pc_after(const struct pc_op *op, uint32_t place) {
     return place + 1 == pc_size(op) ? 0 : place + 1;

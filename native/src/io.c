@@ -136,7 +136,12 @@ static void count_sent(struct pc_io *io, const struct pc_conn *conn, uint64_t n)
     struct pc_mate *mate = pc_mate_of(io, conn->peer);
     if (conn->is_long && !io->pace_ns)
         end_interval(io, pc_now_ns());
-    if (!mate || io->config.links)
+    if (!mate)
+        return;
+    mate->path.used = true;
+    if (!io->paths_ns)
+        io->paths_ns = pc_now_ns() + PC_PATHS_INTERVAL_NS;
+    if (io->config.links)
         return;
     mate->growth.bytes += n;
     if (!io->grow_ns)
@@ -305,6 +310,8 @@ static uint64_t next_deadline(const struct pc_io *io) {
             at = io->mates[i].retry_ns;
     if (io->pace_ns && io->pace_ns < at)
         at = io->pace_ns;
+    if (io->paths_ns && io->paths_ns < at)
+        at = io->paths_ns;
     return io->grow_ns && io->grow_ns < at ? io->grow_ns : at;
 }
 
@@ -351,6 +358,7 @@ static void on_time(struct pc_io *io, uint64_t now_ns) {
     if (io->pace_ns && now_ns >= io->pace_ns)
         end_interval(io, now_ns);
     grow_links(io, now_ns);
+    pc_paths_sample(io, now_ns);
     pc_core_tick(io->core, now_ns);
 }
 

@@ -12,6 +12,7 @@
 #include "grow.h"
 #include "net.h"
 #include "pace.h"
+#include "paths.h"
 
 #define PC_CONNS_MAX     PC_LINKS_MAX /* links, and connections that have not become one */
 #define PC_STRANGERS_MAX 64           /* accepted, and no link to a member (yet) */
@@ -58,6 +59,7 @@ struct pc_mate {
     uint32_t linked;   /* connections that are links */
     uint32_t calling;  /* outbound connections that are not links yet */
     struct pc_growth growth;
+    struct pc_path path;
 };
 
 struct pc_io {
@@ -72,6 +74,7 @@ struct pc_io {
     uint32_t mate_count, self;
     struct pc_pace pace;
     uint64_t pace_ns, pace_from_ns; /* its interval's end and beginning; 0: none runs */
+    uint64_t paths_ns;              /* when paths are sampled next; 0: nothing was sent since */
     uint64_t grow_ns;               /* when links are counted next; 0: nothing to count */
     uint64_t links_refused;
     uint64_t births;
@@ -97,6 +100,8 @@ bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns);
 void pc_engine_post(pccl_engine *engine, const struct pccl_event *event);
 void pc_engine_ended(pccl_engine *engine, const struct pccl_result *result);
 void pc_engine_failed(pccl_engine *engine, int status, const char *text); /* once */
+/* rows becomes the engine's. */
+void pc_engine_take_paths(pccl_engine *engine, struct pccl_path *rows, uint32_t count);
 void pc_engine_publish(pccl_engine *engine, const struct pccl_stats *stats);
 
 #endif

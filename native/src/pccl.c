@@ -171,6 +171,7 @@ void pccl_engine_free(pccl_engine *engine) {
         engine->events = next;
     }
     pc_core_report_free(engine->report);
+    free(engine->paths);
     pc_names_free(&engine->names);
     pc_names_free(&engine->counts);
     pc_tickets_free(engine);
@@ -273,6 +274,16 @@ int pccl_engine_next_event(pccl_engine *engine, struct pccl_event *event) {
     return PCCL_OK;
 }
 
+int pccl_engine_paths(pccl_engine *engine, uint32_t capacity, struct pccl_path *paths,
+                      uint32_t *count) {
+    pthread_mutex_lock(&engine->mutex);
+    *count = engine->path_count < capacity ? engine->path_count : capacity;
+    if (*count)
+        memcpy(paths, engine->paths, *count * sizeof *paths);
+    pthread_mutex_unlock(&engine->mutex);
+    return PCCL_OK;
+}
+
 void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats) {
     pthread_mutex_lock(&engine->stats_mutex);
     *stats = engine->stats;
@@ -293,6 +304,15 @@ void pc_engine_post(pccl_engine *engine, const struct pccl_event *event) {
     ssize_t written = write(engine->event_fd, &one, sizeof one);
     (void)written;
     pthread_mutex_unlock(&engine->mutex);
+}
+
+void pc_engine_take_paths(pccl_engine *engine, struct pccl_path *rows, uint32_t count) {
+    pthread_mutex_lock(&engine->mutex);
+    struct pccl_path *old = engine->paths;
+    engine->paths = rows;
+    engine->path_count = count;
+    pthread_mutex_unlock(&engine->mutex);
+    free(old);
 }
 
 void pc_engine_publish(pccl_engine *engine, const struct pccl_stats *stats) {

@@ -17,7 +17,25 @@ int pc_route(const pc_core *core, const struct pc_op *op) {
         return PCCL_ROUTE_DIRECT; /* over relays */
     if (op->desc.route != PCCL_ROUTE_AUTO)
         return op->desc.route;
+    /* Of other kinds the owners are given by root and blocks: a hub would change nothing. */
+    if (op->desc.kind == PCCL_ALL_REDUCE && core->hub != PC_NO_INDEX &&
+        pc_place(op->context, core->hub) != PC_NO_INDEX) {
+        if (pc_op_small(op))
+            return PCCL_ROUTE_STAR;
+        if (core->large != PCCL_ROUTE_AUTO)
+            return core->large;
+    }
     return pc_size(op) <= PC_DIRECT_WORLD_MAX ? PCCL_ROUTE_DIRECT : PCCL_ROUTE_RING;
+}
+
+uint32_t pc_hub(const pc_core *core, const struct pc_op *op) {
+    uint32_t place = core->hub == PC_NO_INDEX ? PC_NO_INDEX : pc_place(op->context, core->hub);
+    return place == PC_NO_INDEX ? 0 : place;
+}
+
+bool pc_goes_by_hub(const pc_core *core, const struct pc_op *op) {
+    return op->desc.kind == PCCL_ALL_REDUCE && pc_op_small(op) &&
+           pc_route(core, op) == PCCL_ROUTE_STAR;
 }
 
 uint32_t pc_ring_index(const pc_core *core, uint64_t peer) {
@@ -45,7 +63,8 @@ uint32_t pc_owner(const pc_core *core, const struct pc_op *op, uint32_t i) {
     if (segment->holder >= 0)
         return (uint32_t)segment->holder;
     if (op->desc.kind == PCCL_ALL_REDUCE)
-        return pc_route(core, op) == PCCL_ROUTE_STAR ? 0 : (i + pc_turn(op)) % pc_size(op);
+        return pc_route(core, op) == PCCL_ROUTE_STAR ? pc_hub(core, op)
+                                                     : (i + pc_turn(op)) % pc_size(op);
     if (spreads_in_turn(core, op)) {
         uint32_t source = pc_place_of_peer(core, op->context, op->desc.root_peer);
         if (source == PC_NO_INDEX)

@@ -1,5 +1,6 @@
 /* star: the rules by which a segment is finished by one member, its hub (PROTOCOL.md, DESIGN
- * §3.2): one fixed hub (the classic star), or hubs that rotate over the segments (direct).
+ * §3.2): one fixed hub (the classic star; the view names the member that all reach soonest), or
+ * hubs that rotate over the segments (the direct route).
  *
  *   each -> owner   PART: an input, straight from the user's memory
  *   owner           adds the parts in ring order from its own on: the order fixes the bits
@@ -81,7 +82,7 @@ static uint64_t segment_of(const pc_core *core, const struct pc_op *op, uint32_t
     if (op->desc.kind == PCCL_REDUCE)
         return core->peers[op->context->at[owner]] == op->desc.root_peer ? k : UINT64_MAX;
     if (pc_route(core, op) == PCCL_ROUTE_STAR)
-        return owner == 0 ? k : UINT64_MAX;
+        return owner == pc_hub(core, op) ? k : UINT64_MAX;
     uint32_t turns = pc_size(op), turn = owner;
     if (op->desc.kind == PCCL_BROADCAST) { /* all but the source take turns */
         uint32_t source = pc_place_of_peer(core, op->context, op->desc.root_peer);

@@ -102,7 +102,7 @@ static void reset_op(struct pc_op *op) {
     op->eager_bytes = 0;
     op->plan_left = 0;
     op->cursor = 0;
-    op->events &= (uint8_t)~(PC_OP_EVENT_TIMEOUT | PC_OP_EVENT_MISMATCH);
+    op->events &= (uint8_t) ~(PC_OP_EVENT_TIMEOUT | PC_OP_EVENT_MISMATCH);
     if (op->state != PC_RUNNING)
         return;
     for (uint32_t i = 0; i < op->segment_count; i++) {
@@ -279,6 +279,8 @@ static void enter(pc_core *core, const struct pccl_view *view) {
     core->self = view->self;
     core->world = view->member_count;
     core->stable = view->stable;
+    core->hub = view->hub >= 0 ? (uint32_t)view->hub : PC_NO_INDEX;
+    core->large = view->large;
     core->plan_left = 0;
     core->repaired_told = core->repaired_pending = false;
     core->full_told = core->full_pending = false;
@@ -303,6 +305,7 @@ int pc_core_set_view(pc_core *core, const struct pccl_view *view, uint64_t now_n
     PC_ASSERT(view->epoch > core->epoch);
     PC_ASSERT(view->member_count && view->self < view->member_count);
     PC_ASSERT(view->members[view->self].peer == core->config.peer);
+    PC_ASSERT(view->hub >= -1 && view->hub < (int32_t)view->member_count);
     uint64_t *peers;
     struct pc_verdict_copy *verdicts;
     struct pccl_edge *cuts = calloc(view->cut_count + 1u, sizeof *cuts);

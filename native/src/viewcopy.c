@@ -9,6 +9,9 @@ bool pc_view_is_sound(const struct pccl_view *view, uint64_t self) {
     if (!view->epoch || !view->member_count || view->member_count > PCCL_MEMBERS_MAX ||
         view->self >= view->member_count || view->members[view->self].peer != self)
         return false;
+    if (view->hub < -1 || view->hub >= (int32_t)view->member_count ||
+        view->large < PCCL_ROUTE_AUTO || view->large > PCCL_ROUTE_DIRECT)
+        return false;
     for (uint32_t i = 0; i < view->member_count; i++)
         if (!memchr(view->members[i].host, 0, PCCL_HOST_MAX) ||
             !pc_net_is_numeric(view->members[i].host))

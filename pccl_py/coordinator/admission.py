@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pccl_py.coordinator import topology, views
+from pccl_py.coordinator import routes, topology, views
 from pccl_py.coordinator.state import (
     EARLY_HOLD_S,
     GROUP_MAX,
@@ -204,7 +204,7 @@ def _enlarge(turn: Turn, ready: dict[PeerId, Newcomer]) -> None:
         pair for pair in (old.excluded if old else ()) if all(state.is_living(p) for p in pair)
     )
     names = dict.fromkeys(member.group for member in members)
-    groups = tuple(GroupRecord(name, _ring(members, name, excluded)) for name in names)
+    groups = tuple(_group(state, members, name, excluded) for name in names)
     record = Record(
         line=(old.line if old else 0) + 1,
         epoch=state.epoch + 1,
@@ -216,6 +216,16 @@ def _enlarge(turn: Turn, ready: dict[PeerId, Newcomer]) -> None:
     pending = {peer: who for peer, who in state.pending.items() if peer not in ready}
     turn.state = replace(state, pending=pending)
     views.install(turn, record, frozenset(ready))
+
+
+def _group(
+    state: State, members: list[Member], name: str, excluded: tuple[topology.Edge, ...]
+) -> GroupRecord:
+    ring = _ring(members, name, excluded)
+    groups = state.record.groups if state.record is not None else ()
+    old = next((group for group in groups if group.group == name), None)
+    choice = routes.choose(ring, old, state.measured, excluded)
+    return choice.of(GroupRecord(name, choice.ring))
 
 
 def _ring(

@@ -12,6 +12,7 @@ from pccl_py.protocol.messages import (
     Hello,
     Leave,
     Lost,
+    Measured,
     Message,
     Mismatch,
     Offer,
@@ -28,6 +29,7 @@ _DIGEST_BYTES = 16
 _OP_MAX = 1 << 64
 _FROM_PEER = (
     Hello, Lost, Timeout, Mismatch, Refresh, Leave, Answer, Sp, At, Repaired, Offer, StatusRequest,
+    Measured,
 )  # fmt: skip
 
 
@@ -54,6 +56,11 @@ def find(message: Message) -> str:
                 return "At with a negative position"
         case Offer():
             return _offer(message)
+        case Measured():
+            if len(message.paths) > GROUP_MAX:
+                return "Measured with more paths than a group has members"
+            if len({path.peer for path in message.paths}) != len(message.paths):
+                return "Measured with a peer twice"
         case _:
             pass
     return ""

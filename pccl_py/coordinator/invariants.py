@@ -69,6 +69,19 @@ def _broken_edges_have_relays(before: State, after: State, actions: Sequence[Act
     )
 
 
+def _hubs_are_sound(before: State, after: State, actions: Sequence[Action]) -> bool:
+    """A hub reaches all: it is in its group's ring, whose members have no broken edge."""
+    record = after.record
+    return record is None or all(
+        not group.hub
+        or (
+            group.hub in group.ring
+            and not any(set(pair) <= set(group.ring) for pair in record.excluded)
+        )
+        for group in record.groups
+    )
+
+
 def _members_keep_their_order(before: State, after: State, actions: Sequence[Action]) -> bool:
     old = [p for p in before.members if p in after.members]
     return old == [p for p in after.members if p in before.members]
@@ -124,6 +137,7 @@ PROPERTIES: dict[str, Callable[[State, State, Sequence[Action]], bool]] = {
     "each broken edge in a group has a member beside it that reaches both ends (R3)": (
         _broken_edges_have_relays
     ),
+    "a hub is a member that reaches all": _hubs_are_sound,
     "order of joining never changes": _members_keep_their_order,
     "only a fresh line has new members": _only_safe_points_grow,
     "holders are places in the ring": _holders_are_in_the_ring,

@@ -11,6 +11,7 @@ message brought the last fact.
     Answer         -> flush complete -> view            membership, views, verdicts
     Sp, At         -> safe point -> larger view         admission
     Offer          -> StatePlan                         shared_state
+    Measured       -> routes, now or at the next view   routes
     StatusRequest  -> Status                            progress
 """
 
@@ -25,6 +26,7 @@ from pccl_py.coordinator import (
     invariants,
     membership,
     progress,
+    routes,
     shared_state,
     views,
 )
@@ -49,6 +51,7 @@ from pccl_py.protocol.messages import (
     Hello,
     Leave,
     Lost,
+    Measured,
     Mismatch,
     Offer,
     Refresh,
@@ -102,8 +105,13 @@ def _receive(turn: Turn, connection: Connection, message: FromPeer) -> None:
             turn.actions.append(Send(connection, Status(text)))
         return
     peer = turn.state.peer_of.get(connection)
-    if peer is None or not turn.state.is_living(peer) or message.epoch != turn.state.epoch:
-        return  # unknown, suspected or stale: ignored
+    if peer is None or not turn.state.is_living(peer):
+        return  # unknown or suspected: ignored
+    if isinstance(message, Measured):
+        routes.measured(turn, peer, message)
+        return
+    if message.epoch != turn.state.epoch:
+        return  # stale
     match message:
         case Lost():
             membership.lost(turn, peer, message)
@@ -123,6 +131,7 @@ def _receive(turn: Turn, connection: Connection, message: FromPeer) -> None:
 
 def _settle(turn: Turn) -> None:
     membership.expire(turn)
+    routes.advance(turn)
     views.advance(turn)
     admission.advance(turn)
     progress.tell(turn)
@@ -131,6 +140,7 @@ def _settle(turn: Turn) -> None:
         *membership.deadlines(state),
         *views.deadlines(state),
         *admission.deadlines(state),
+        *routes.deadlines(state),
         *progress.deadlines(state),
     ]
     # what is due was looked at just now; if it could not be acted on, an event will change that

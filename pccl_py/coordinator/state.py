@@ -22,7 +22,7 @@ from pccl_py.protocol.messages import (
     StateError,
     StatePlan,
 )
-from pccl_py.types import Member, PeerId, Record
+from pccl_py.types import Member, Path, PeerId, Record
 
 PENDING_MAX = 4096
 FORMER_MAX = 65536
@@ -33,6 +33,7 @@ SEGMENTS_MAX = 65536
 GROUP_MAX = 1024
 CONTEXT_MAX = 1 << 31
 PLANS_MAX = 64
+PATHS_MAX = 1 << 18
 WISHES_MAX = 8192
 
 ABSENCE_SHARE = 0.4  # of detection_s: how long a lost control connection may take to come back
@@ -108,6 +109,7 @@ class Soft:
     lost link. stopped: a member stands in a flush that this life knows nothing of (R14).
     timeouts, mismatches: wishes for a verdict, with who asked. offers_told: how many had offered
     when the others were last named to them; offers_since: when that came to be out of date.
+    reroute: why a view with other routes is wished for.
     """
 
     gone: Mapping[PeerId, str] = field(default_factory=dict)
@@ -117,6 +119,7 @@ class Soft:
     mismatches: Mapping[OpKey, tuple[PeerId, Mismatch]] = field(default_factory=dict)
     leaving: frozenset[PeerId] = frozenset()
     refresh: bool = False
+    reroute: str = ""
     repaired: frozenset[PeerId] = frozenset()
     flush: FlushRun | None = None
     admission: Admission | None = None
@@ -131,8 +134,10 @@ class State:
     this record. absent_until: members and pending peers without a connection, and when that makes
     them dead. former: ids that were members once, and why not now (R12). rolled: timed-out ops that
     were rolled forward. plans: decided state elections of
-    this line. retry_at: no admission round before. told, told_at: the last Waiting;
-    looked_at: when its text was last made; untold: pending peers that have heard nothing yet."""
+    this line. measured: by whom, to whom. judge_at: when to see whether other routes are worth a
+    view; rerouted_at: when they last were. retry_at: no admission round before. told, told_at: the
+    last Waiting; looked_at: when its text was last made; untold: pending peers that have heard
+    nothing yet."""
 
     config: Config
     boot: int = 0
@@ -147,6 +152,9 @@ class State:
     former: Mapping[PeerId, str] = field(default_factory=dict)
     rolled: Mapping[OpKey, Rolled] = field(default_factory=dict)
     plans: Mapping[OpKey, StatePlan | StateError] = field(default_factory=dict)
+    measured: Mapping[PeerId, Mapping[PeerId, Path]] = field(default_factory=dict)
+    judge_at: float | None = None
+    rerouted_at: float = float("-inf")
     rounds: int = 0
     retry_at: float = 0.0
     disagreement: str = ""

@@ -5,7 +5,7 @@ Members stay together if every two of them reach each other: over a link of thei
 third member that both reach and that passes on what is between them (one, not a row of them). Who
 must be dropped for that is as few as possible, the latest-joined first. Among those who stay the
 ring avoids broken edges if the search finds such a ring; the order of joining is kept wherever it
-can be, so that ranks, rings and people's expectations agree.
+can be, so that ranks, rings and people's expectations agree; `routes` may then take a shorter ring.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def _matching(edges: Iterable[Edge]) -> int:
 # ---- the ring
 
 
-def _fits(ring: Sequence[PeerId], broken: frozenset[Edge]) -> bool:
+def fits(ring: Sequence[PeerId], broken: Collection[Edge]) -> bool:
+    """Whether the ring uses none of the broken edges (smaller id first)."""
     if not broken or len(ring) < 2:
         return True
     pairs = zip(ring, [*ring[1:], ring[0]], strict=True)
@@ -169,7 +170,7 @@ def _fits(ring: Sequence[PeerId], broken: frozenset[Edge]) -> bool:
 def _ring(members: Sequence[PeerId], broken: frozenset[Edge]) -> tuple[PeerId, ...]:
     """The first ring in order of joining that avoids the broken edges, by backtracking; the order
     of joining itself if there is none or the search takes too long."""
-    if _fits(members, broken):
+    if fits(members, broken):
         return tuple(members)
     positions = min(_POSITIONS_MAX, _STEPS_MAX // len(members))
     ring = [members[0]]

@@ -3,7 +3,7 @@
 Called by `machine` after every event: `advance` looks at what is known and starts, goes on with or
 concludes a flush. Message handlers elsewhere only record facts. A flush never resumes the old
 epoch; it ends in a new view, maybe of the same members. What becomes of an op is `verdicts`', which
-ring is `topology`'s, newcomers are `admission`'s.
+ring is `topology`'s, by which routes is `routes`', newcomers are `admission`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pccl_py.coordinator import topology, verdicts
+from pccl_py.coordinator import routes, topology, verdicts
 from pccl_py.coordinator.events import Journal
 from pccl_py.coordinator.state import (
     EDGE_GRACE_S,
@@ -83,7 +83,7 @@ def _wish(state: State) -> str:
             return f"{op_text(key[1])} {what}"
     if soft.leaving:
         return "a member leaves"
-    return "an engine's table is full" if soft.refresh else ""
+    return "an engine's table is full" if soft.refresh else soft.reroute
 
 
 def _has_plan(state: State) -> bool:
@@ -126,9 +126,9 @@ def _is_complete(state: State, flush: FlushRun, now: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Stay:
-    """Who is in the next view: rings per group, in the groups' old order."""
+    """Who is in the next view, and by which routes, per group in the groups' old order."""
 
-    rings: Mapping[str, tuple[PeerId, ...]]
+    routes: Mapping[str, routes.Choice]
     members: tuple[Member, ...]
     excluded: tuple[Edge, ...]
     left: tuple[PeerId, ...]
@@ -146,11 +146,12 @@ def _conclude(turn: Turn, flush: FlushRun) -> None:
     groups = []
     rolled: dict[OpKey, Rolled] = {}
     for old in record.groups:
-        if not stay.rings.get(old.group):
+        choice = stay.routes.get(old.group)
+        if choice is None or not choice.ring:
             continue
         case = _case(state, old.group, answers, stay)
         group, late = verdicts.decide(case)
-        groups.append(group)
+        groups.append(choice.of(group))
         rolled.update(_rolled(state, group, late, turn.now))
     turn.state = replace(turn.state, rolled=rolled)
     _part(turn, stay)
@@ -221,7 +222,7 @@ def _who_stays(
     evicted = dict(soft.gone)
     evicted.update((peer, "a timed-out op was not repaired here in time") for peer in laggards)
     excluded = _excluded(state, answers)
-    rings: dict[str, tuple[PeerId, ...]] = {}
+    chosen: dict[str, routes.Choice] = {}
     for group, peers in by_group.items():
         own = {p: answers[p] for p in peers}
         stayers = [p for p in peers if p in staying]
@@ -232,11 +233,12 @@ def _who_stays(
             if p in staying or (stayers and verdicts.is_needed(p, own, stayers, old))
         ]
         left += [p for p in peers if p not in kept]
-        rings[group], dropped = topology.route(kept, excluded)
+        ring, dropped = topology.route(kept, excluded)
+        chosen[group] = routes.choose(ring, state.record.of_group(group), state.measured, excluded)
         evicted.update((peer, "no route to it avoids the broken links") for peer in dropped)
-    inside = {peer for ring in rings.values() for peer in ring}
+    inside = {peer for choice in chosen.values() for peer in choice.ring}
     return _Stay(
-        rings,
+        chosen,
         tuple(state.members[p] for p in answers if p in inside),
         tuple(pair for pair in excluded if inside.issuperset(pair)),
         tuple(left),
@@ -261,11 +263,11 @@ def _case(state: State, group: str, answers: Mapping[PeerId, Answer], stay: _Sta
         old=old,
         members=state.members,
         answers={p: a for p, a in answers.items() if state.members[p].group == group},
-        ring=stay.rings[group],
+        ring=stay.routes[group].ring,
         lost=tuple(p for p in stay.evicted if state.members[p].group == group),
         timeouts={op: detail for (g, op), (_, detail) in soft.timeouts.items() if g == group},
         mismatches={op: told for (g, op), told in soft.mismatches.items() if g == group},
-        changed=not state.record.fresh or set(old.ring) != set(stay.rings[group]),
+        changed=not state.record.fresh or set(old.ring) != set(stay.routes[group].ring),
     )
 
 
@@ -306,6 +308,7 @@ def install(turn: Turn, record: Record, newcomers: frozenset[PeerId]) -> None:
         newcomers=newcomers,
         absent_until=absent,
         former=_remembered(state),
+        measured={p: rows for p, rows in state.measured.items() if p in members},
         rolled={} if record.fresh else state.rolled,
         plans={} if record.fresh else state.plans,
         disagreement="" if record.fresh else state.disagreement,

@@ -23,7 +23,7 @@ HEADER = Path("native/include/pccl.h")
 SOURCES = Path("native/src")
 INCLUDE_DIRS = ("native/include", "native/src")
 # The shell: what touches sockets, threads and clocks. All other sources are the pure core.
-SHELL = ("conn.c", "io.c", "net.c", "opcopy.c", "pccl.c", "submit.c", "viewcopy.c")
+SHELL = ("conn.c", "io.c", "net.c", "opcopy.c", "paths.c", "pccl.c", "submit.c", "viewcopy.c")
 CORE_HEADERS = ("reduce.h", "mean.h", "crc.h", "grow.h", "pace.h", "core.h")
 FLAGS = (
     "-std=c11",

@@ -28,9 +28,10 @@ from pccl_py.peer.events import (
     OpMismatched,
     OpSettled,
     OpTimedOut,
+    PathsMeasured,
 )
 from pccl_py.protocol.messages import OpReport, OpStatus
-from pccl_py.types import Kind, OnLoss, OpInfo, PeerId, Record, op_text
+from pccl_py.types import Kind, OnLoss, OpInfo, Path, PeerId, Record, Route, op_text
 
 ffi: Any = _ffi
 lib: Any = _lib
@@ -41,7 +42,7 @@ SCRATCH_BYTES = 64 << 20
 SEGMENTS_MAX = 65536
 SEGMENT_BYTES_MAX = 512 << 10
 BUFFER_BYTES_MAX = SEGMENTS_MAX * SEGMENT_BYTES_MAX
-ROUTES = ("auto", "ring", "star", "direct")  # as numbered in pccl.h
+ROUTES = tuple(route.name.lower() for route in Route)
 TIMEOUT_NS_MAX = 1 << 62
 CALLS_END_S = 5.0  # a call takes a slice of a wait, and those of failed ops end at once
 CALLS_LOOK_S = 0.001
@@ -49,7 +50,8 @@ CLOSED = "the communicator was closed before the op ended"
 
 EngineEvent = (
     LinkLost | OpTimedOut | OpSettled | OpMismatched | Flushed | EngineRepaired | EngineFull
-)
+    | PathsMeasured
+)  # fmt: skip
 
 
 class Ticket:
@@ -218,6 +220,8 @@ class Engine:
                 "stable": part.stable,
                 "verdict_count": len(part.verdicts),
                 "verdicts": verdicts,
+                "hub": part.ring.index(part.hub) if part.hub in part.ring else -1,
+                "large": int(part.large),
             },
         )
         self._alone = len(part.ring) == 1
@@ -324,6 +328,8 @@ class Engine:
             return self._report()
         if kind == lib.PCCL_EVENT_REPAIRED:
             return EngineRepaired(event.epoch)
+        if kind == lib.PCCL_EVENT_PATHS:
+            return PathsMeasured(self.paths())
         assert kind == lib.PCCL_EVENT_FULL
         return EngineFull()
 
@@ -339,6 +345,14 @@ class Engine:
             return Flushed(report.epoch, report.submitted, report.stable, contexts, ops)
         finally:
             lib.pccl_report_free(report)
+
+    def paths(self) -> tuple[Path, ...]:
+        """What is known of the paths to other members, at most one sample a second."""
+        rows, count = ffi.new("struct pccl_path[]", lib.PCCL_MEMBERS_MAX), ffi.new("uint32_t *")
+        with self._call() as usable:
+            if usable:
+                lib.pccl_engine_paths(self._handle, len(rows), rows, count)
+        return tuple(Path(PeerId(r.peer), r.rtt_us, r.rate) for r in rows[0 : count[0]])
 
     def stats(self) -> Stats:
         row = ffi.new("struct pccl_stats *")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pccl_py.protocol.messages import FromCoordinator, FromPeer, OpReport, StateKey
-from pccl_py.types import PeerId, Record
+from pccl_py.types import Path, PeerId, Record
 
 # ---------------------------------------------------------------- events: control connection
 
@@ -85,6 +85,13 @@ class EngineFull:
     """The engine's table of ended named ops is full (messages.Refresh)."""
 
 
+@dataclass(frozen=True, slots=True)
+class PathsMeasured:
+    """All that the engine knows of its paths to other members, after something has changed."""
+
+    paths: tuple[Path, ...]
+
+
 # ---------------------------------------------------------------- events: the user's thread
 
 
@@ -131,7 +138,8 @@ class Tick:
 
 Event = (
     Connected | Disconnected | Received | LinkLost | OpTimedOut | OpSettled | OpMismatched | Flushed
-    | EngineRepaired | EngineFull | SafePoint | Drained | WantState | ForgetState | WantLeave | Tick
+    | EngineRepaired | EngineFull | PathsMeasured | SafePoint | Drained | WantState | ForgetState
+    | WantLeave | Tick
 )  # fmt: skip
 
 # ---------------------------------------------------------------- actions

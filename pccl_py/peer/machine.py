@@ -9,6 +9,7 @@ and `_install` tell all facts that still hold again.
     Received(Install)       -> InstallView, Resume, then all that still holds in the new epoch
     Received(Flush)         -> FlushEngine; Flushed -> Answer        (stopped until the install)
     Received(Ask, Target, Release), SafePoint, Drained               safe_points
+    PathsMeasured -> Measured, sometimes                             measures
     LinkLost, OpTimedOut, OpMismatched, EngineRepaired, EngineFull, WantLeave, WantState -> told
     Received(Bye) -> Left; Received(EvictedMsg, Refused) -> Fail; unreachable too long -> Fail
 
@@ -21,7 +22,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from pccl_py.errors import Code
-from pccl_py.peer import safe_points
+from pccl_py.peer import measures, safe_points
 from pccl_py.peer.events import (
     Action,
     Connected,
@@ -41,6 +42,7 @@ from pccl_py.peer.events import (
     OpMismatched,
     OpSettled,
     OpTimedOut,
+    PathsMeasured,
     Progress,
     Received,
     Resume,
@@ -104,6 +106,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
             safe_points.drained(turn, event)
         case Flushed():
             _flushed(turn, event)
+        case PathsMeasured():
+            measures.measured(turn, event)
         case Tick():  # it is used up, also if it came a little early: ask again
             turn.state = replace(turn.state, timer=None)
         case _:
@@ -144,6 +148,7 @@ def _connected(turn: Turn) -> None:
         turn.send(Refresh(state.epoch))
     _say_wishes(turn)
     safe_points.say_at(turn)
+    measures.forgotten(turn)
 
 
 def _say_wishes(turn: Turn) -> None:
@@ -388,6 +393,11 @@ def _settle(turn: Turn) -> None:
                 "synchronise state when it is back",
             )
             return
+    measures.advance(turn)
+    state = turn.state
+    tell_at = measures.deadline(state)
+    if tell_at is not None:
+        at = tell_at if at is None else min(at, tell_at)
     if at != state.timer:
         turn.state = replace(state, timer=at)
         turn.actions.append(SetTimer(at))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from pccl_py.peer.events import Action, OpMismatched, Send, WantState
 from pccl_py.protocol.messages import FromPeer, Hello, Round
-from pccl_py.types import PeerId, Record
+from pccl_py.types import Path, PeerId, Record
 
 WISHES_MAX = 1024
 
@@ -55,7 +55,9 @@ class State:
     was flushed in this epoch. passed: the last safe point that the program went through. round,
     target: of the admission round that this peer holds for. lost: other -> reason. timed_out:
     op -> blame line. elected: the last offer whose election is known here (another member may have
-    missed it, and the coordinator may have forgotten)."""
+    missed it, and the coordinator may have forgotten). paths: as last measured; paths_told: what
+    the coordinator has been told of them, and when; tell_at: when to tell it again, None: no need.
+    """
 
     identity: Identity
     detection_s: float
@@ -75,6 +77,10 @@ class State:
     leaving: bool = False
     offers: tuple[WantState, ...] = ()
     elected: WantState | None = None
+    paths: Mapping[PeerId, Path] = field(default_factory=dict)
+    paths_told: Mapping[PeerId, Path] = field(default_factory=dict)
+    paths_told_at: float = 0.0
+    tell_at: float | None = None
     timer: float | None = None
     end: End = End.NO
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from pccl_py.types import OnLoss, PeerId, Record
+from pccl_py.types import OnLoss, Path, PeerId, Record
 
 Round = tuple[int, int]
 
@@ -183,6 +183,15 @@ class Offer:
     keys: tuple[StateKey, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the peer has measured to others of its group, all that it knows. It outlives views, so K
+    takes it whatever its epoch; what it says of strangers is ignored."""
+
+    epoch: int
+    paths: tuple[Path, ...]
+
+
 # ---------------------------------------------------------------- coordinator -> peer
 
 
@@ -285,7 +294,7 @@ class Status:
 
 FromPeer = (
     Hello | Lost | Timeout | Mismatch | Refresh | Leave | Answer | Sp | At | Repaired | Offer
-    | StatusRequest
+    | StatusRequest | Measured
 )  # fmt: skip
 FromCoordinator = (
     Refused | Waiting | Install | Flush | Ask | Target | Release | StatePlan | StateError | Bye
@@ -295,7 +304,7 @@ Message = FromPeer | FromCoordinator
 
 CODES: dict[int, type[Message]] = {
     1: Hello, 2: Lost, 3: Timeout, 4: Mismatch, 5: Refresh, 6: Leave, 7: Answer, 8: Sp, 9: At,
-    10: Repaired, 11: Offer, 12: StatusRequest,
+    10: Repaired, 11: Offer, 12: StatusRequest, 13: Measured,
     64: Refused, 65: Waiting, 66: Install, 67: Flush, 68: Ask, 69: Target, 70: Release,
     71: StatePlan, 72: StateError, 73: Bye, 74: EvictedMsg, 75: Status,
 }  # fmt: skip

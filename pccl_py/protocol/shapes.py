@@ -60,6 +60,7 @@ _INT_RANGES: dict[str, tuple[int, int]] = {
     "submitted": (0, U32_MAX),
     "stable": (0, U32_MAX),
     "contexts": (0, U32_MAX),
+    "rtt_us": (0, U32_MAX),
 }
 """Other integers are u64. The engine counts ops in 32 bits."""
 

@@ -23,6 +23,7 @@ from pccl_py.protocol.messages import (
     Install,
     Leave,
     Lost,
+    Measured,
     Message,
     Mismatch,
     Offer,
@@ -42,7 +43,7 @@ from pccl_py.protocol.messages import (
     Timeout,
     Waiting,
 )
-from pccl_py.types import GroupRecord, Member, OnLoss, Outcome, PeerId, Record, Verdict
+from pccl_py.types import GroupRecord, Member, OnLoss, Outcome, Path, PeerId, Record, Route, Verdict
 from tests.protocol.strategies import messages
 
 NONCE = bytes(range(16))
@@ -56,6 +57,7 @@ RECORD = Record(
         GroupRecord(
             "g", (ONE, TWO), 3,
             (Verdict(4, Outcome.RUN, (0, -1, -2)), Verdict(5, Outcome.ABORT, (), 3, "late")),
+            TWO, Route.STAR,
         ),
     ),
     excluded=((ONE, TWO),),
@@ -66,19 +68,19 @@ GOLDEN: tuple[tuple[Message, str], ...] = (
     (
         HELLO,
         (
-            "9e0201a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
+            "9e0301a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
             "030405060708090a0b0c0d0e0fc420aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
             "aaaaaaaaaa"
         ),
     ),
-    (Lost(5, ONE, "reset"), "9502020501a57265736574"),
-    (Timeout(5, 6, "waiting for b"), "9502030506ad77616974696e6720666f722062"),
+    (Lost(5, ONE, "reset"), "9503020501a57265736574"),
+    (Timeout(5, 6, "waiting for b"), "9503030506ad77616974696e6720666f722062"),
     (
         Mismatch(5, 6, TWO, "dtype", "float32", "int8"),
-        "9802040506cffedcba9876543210a56474797065a7666c6f61743332a4696e7438",
+        "9803040506cffedcba9876543210a56474797065a7666c6f61743332a4696e7438",
     ),
-    (Refresh(5), "93020505"),
-    (Leave(5), "93020605"),
+    (Refresh(5), "93030505"),
+    (Leave(5), "93030605"),
     (
         Answer(
             5,
@@ -97,37 +99,38 @@ GOLDEN: tuple[tuple[Message, str], ...] = (
             False,
         ),
         (
-            "99020705090791920503929a080009c402ff010601c40103c200a09a090201c401000000c400c303a46c61"
+            "99030705090791920503929a080009c402ff010601c40103c200a09a090201c401000000c400c303a46c61"
             "746591cffedcba9876543210c2"
         ),
     ),
-    (Sp(5, (1, 2), -1, 3), "96020805920102ff03"),
-    (At(5, (1, 2), 4), "9502090592010204"),
-    (Repaired(5), "93020a05"),
+    (Sp(5, (1, 2), -1, 3), "96030805920102ff03"),
+    (At(5, (1, 2), 4), "9503090592010204"),
+    (Repaired(5), "93030a05"),
     (
         Offer(5, 1, 40, (StateKey("w", NONCE),)),
-        "96020b0501289192a177c410000102030405060708090a0b0c0d0e0f",
+        "96030b0501289192a177c410000102030405060708090a0b0c0d0e0f",
     ),
-    (StatusRequest("run", NONCE, b""), "95020ca372756ec410000102030405060708090a0b0c0d0e0fc400"),
-    (Refused(1, "no"), "94024001a26e6f"),
-    (Waiting("for b"), "930241a5666f722062"),
+    (StatusRequest("run", NONCE, b""), "95030ca372756ec410000102030405060708090a0b0c0d0e0fc400"),
+    (Measured(5, (Path(TWO, 300, 1 << 20),)), "94030d059193cffedcba9876543210cd012cce00100000"),
+    (Refused(1, "no"), "94034001a26e6f"),
+    (Waiting("for b"), "930341a5666f722062"),
     (
         Install(RECORD),
         (
-            "930242960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
-            "089194a1679201cffedcba987654321003929504009300fffe00a09505029003a46c617465919201cffe"
-            "dcba9876543210"
+            "930342960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
+            "089196a1679201cffedcba987654321003929504009300fffe00a09505029003a46c617465cffedcba98"
+            "7654321002919201cffedcba9876543210"
         ),
     ),
-    (Flush(5), "93024305"),
-    (Ask(5, (1, 2)), "94024405920102"),
-    (Target(5, (1, 2), 4), "9502450592010204"),
-    (Release(5, (1, 2)), "94024605920102"),
-    (StatePlan(5, 1, 40, ONE, ("w",)), "9702470501280191a177"),
-    (StateError(5, 1, "keys differ"), "9502480501ab6b65797320646966666572"),
-    (Bye(), "920249"),
-    (EvictedMsg("silent"), "93024aa673696c656e74"),
-    (Status("{}"), "93024ba27b7d"),
+    (Flush(5), "93034305"),
+    (Ask(5, (1, 2)), "94034405920102"),
+    (Target(5, (1, 2), 4), "9503450592010204"),
+    (Release(5, (1, 2)), "94034605920102"),
+    (StatePlan(5, 1, 40, ONE, ("w",)), "9703470501280191a177"),
+    (StateError(5, 1, "keys differ"), "9503480501ab6b65797320646966666572"),
+    (Bye(), "920349"),
+    (EvictedMsg("silent"), "93034aa673696c656e74"),
+    (Status("{}"), "93034ba27b7d"),
 )
 
 
