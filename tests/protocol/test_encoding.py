@@ -183,26 +183,26 @@ def _refused(raw: object) -> None:
 
 
 def test_strict_about_arity_types_and_limits() -> None:
-    _refused([2, 67])  # Flush without its epoch
-    _refused([2, 67, 1, 2])  # with one field too many
-    _refused([2, 67, True])  # a boolean is not an integer
-    _refused([2, 67, 1.0])
-    _refused([2, 67, "1"])
-    _refused([2, 67, -1])
-    _refused([2, 67, None])
-    _refused([2, 67, [1]])
-    _refused([2, 63])  # unknown code
-    _refused([2, True])
-    _refused([2.0, 67, 1])
-    _refused([2])
+    _refused([3, 67])  # Flush without its epoch
+    _refused([3, 67, 1, 2])  # with one field too many
+    _refused([3, 67, True])  # a boolean is not an integer
+    _refused([3, 67, 1.0])
+    _refused([3, 67, "1"])
+    _refused([3, 67, -1])
+    _refused([3, 67, None])
+    _refused([3, 67, [1]])
+    _refused([3, 63])  # unknown code
+    _refused([3, True])
+    _refused([3.0, 67, 1])
+    _refused([3])
     _refused([])
     _refused({})
     _refused("text")
-    _refused([2, 73, {}])
-    _refused([2, 64, 8, "an unknown error code"])
-    _refused([2, 64, 0, "refused with the code of success"])
-    _refused([2, 65, "x" * 4097])
-    _refused([2, 71, 1, 1, 1, 1, ["k"] * 65537])  # too many dirty keys
+    _refused([3, 73, {}])
+    _refused([3, 64, 8, "an unknown error code"])
+    _refused([3, 64, 0, "refused with the code of success"])
+    _refused([3, 65, "x" * 4097])
+    _refused([3, 71, 1, 1, 1, 1, ["k"] * 65537])  # too many dirty keys
 
 
 def test_names_are_bounded_in_bytes_not_characters() -> None:

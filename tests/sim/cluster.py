@@ -76,10 +76,14 @@ class Cluster:
         scratch: int = 1 << 14,
         links: int = 1,
         small: int = 0,
+        hub: int | None = None,
+        large: int = AUTO,
     ) -> None:
-        """small: bytes of the largest op that is small; 0: as many as the product takes."""
+        """small: bytes of the largest op that is small; 0: as many as the product takes.
+        hub: the node that each view names while it is in it; None: drawn per view."""
         self.ffi, self.lib = core.ffi, core.lib
         self.random = random.Random(seed)
+        self.seed, self.hub, self.large = seed, hub, large
         self.now = 1_000_000_000
         self.nodes: list[Node] = []
         self.epoch = 0
@@ -171,6 +175,7 @@ class Cluster:
                 "stable": stable,
                 "verdict_count": len(verdicts),
                 "verdicts": rows,
+                **self.routes(),
             },
         )
         assert self.lib.pc_core_set_view(node.core, view, self.now) == 0
@@ -178,6 +183,14 @@ class Cluster:
         node.complaints.clear()
         for link in node.links:
             self.offer(node, link, 0)
+
+    def routes(self) -> dict[str, int]:
+        """The view's hub, or none, and the route of large ops: drawn once per epoch."""
+        if self.hub is not None and self.hub in self.ring:
+            return {"hub": self.ring.index(self.hub), "large": self.large}
+        drawn = random.Random(f"{self.seed} {self.epoch}")
+        hub = drawn.randrange(-1, len(self.ring))
+        return {"hub": hub, "large": drawn.choice((AUTO, AUTO, RING, STAR, DIRECT))}
 
     # ------------------------------------------------------------------ steps
 
