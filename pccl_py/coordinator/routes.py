@@ -59,14 +59,20 @@ def choose(
     and which is kept where nothing is known; `old`: the group's part of the record before."""
     known = paths.table(ring, said)
     broken = [pair for pair in excluded if set(pair) <= set(ring)]
-    kept = old is not None and old.hub in ring
-    if known.is_empty and kept and not broken:  # nothing speaks against what was known before
-        assert old is not None
-        return Choice(tuple(ring), old.hub, old.large)
     best = _ring(_present(ring, old, broken, known), known, broken)
     if broken or not 2 < len(ring) <= HUB_WORLD_MAX:
         return Choice(best)
-    return _over_hub(best, known)
+    choice = _over_hub(best, paths.table(best, said))
+    if old is None or old.hub not in ring or _is_measured(choice.hub, known):
+        return choice
+    if _is_measured(old.hub, known):
+        return choice
+    return Choice(best, old.hub, old.large)  # newcomers are no reason to forget what was known
+
+
+def _is_measured(hub: PeerId, known: Table) -> bool:
+    """Whether there is a hub and all its paths are known."""
+    return bool(hub) and len(known.near[known.members.index(hub)]) == len(known.members) - 1
 
 
 def _present(

@@ -12,13 +12,14 @@ other messages carry the epoch and round that the coordinator last spoke of, unl
       OP=R:01 OP=S:2 OP=X:2 (bits: segment 0
       first; S stable, X raised: number of segments; then :late :root=b :among=a,b
       and a class of loss :strict :fixed :exchange :to_root :from_root; with a root: :spread)
+    > a measured b=40 c=80/10 (milliseconds, then megabytes a second)
     > wait SECONDS | restart | status
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path as FilePath
 
 from pccl_py.coordinator import events as ke
 from pccl_py.coordinator import invariants, machine
@@ -30,6 +31,7 @@ from pccl_py.types import (
     REDO,
     OnLoss,
     Outcome,
+    Path,
     PeerId,
     Record,
     Verdict,
@@ -154,6 +156,8 @@ class Stage:
                 pairs = [word.split("=") for word in words[2:]]
                 keys = tuple(m.StateKey(key, bytes([int(digit)] * 16)) for key, digit in pairs)
                 return m.Offer(epoch, int(words[0]), int(words[1]), keys)
+            case "measured":
+                return m.Measured(epoch, tuple(self.path(*word.split("=")) for word in words))
             case "answer":
                 return self.answer(epoch, options)
         raise ValueError(verb)
@@ -173,6 +177,11 @@ class Stage:
             unreachable=(self.id(lost),) if lost else (),
             leaving="leaving" in options,
         )
+
+    def path(self, other: str, text: str) -> Path:
+        ms, _, rate = text.partition("/")
+        peer = self.id(other) if other in self.ids else PeerId(999)
+        return Path(peer, int(float(ms) * 1000), int(float(rate or 0) * 1e6))
 
     def report(self, op: int, text: str) -> m.OpReport:
         letter, what, *flags = text.split(":")
@@ -263,7 +272,9 @@ class Stage:
         for group in record.groups:
             ring = " ".join(self.names[peer] for peer in group.ring)
             stable = f" stable {group.stable}" if group.stable else ""
-            parts.append(f"{group.group}[{ring}]{stable}")
+            hub = f" hub {self.names[group.hub]}" if group.hub else ""
+            large = f" large {group.large.name}" if group.large else ""
+            parts.append(f"{group.group}[{ring}]{hub}{large}{stable}")
             parts += [self.verdict(group.ring, verdict) for verdict in group.verdicts]
         if record.excluded:
             pairs = (f"{self.names[a]}-{self.names[b]}" for a, b in record.excluded)
@@ -304,8 +315,8 @@ def play(script: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def scripts() -> list[Path]:
-    return sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
+def scripts() -> list[FilePath]:
+    return sorted((FilePath(__file__).parent / "scenarios").glob("*.txt"))
 
 
 __all__ = ["Stage", "play", "scripts"]
