@@ -114,6 +114,8 @@ def c_enum(name: str) -> dict[str, int]:
         ("pccl_dtype", types.DType),
         ("pccl_reduce", types.ReduceOp),
         ("pccl_outcome", types.Outcome),
+        ("pccl_kind", types.Kind),
+        ("pccl_on_loss", types.OnLoss),
     ],
 )
 def test_c_and_python_number_alike(name: str, ours: type[enum.IntEnum]) -> None:

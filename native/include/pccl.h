@@ -99,8 +99,8 @@ enum pccl_on_loss {
     PCCL_SPREAD = 6     /* the root's tensor becomes everybody's */
 };
 
-/* How segments travel. AUTO: an all-reduce of at most 64 KiB goes over the hub of the view, where it
- * names one that takes part, a larger one as the view's `large` says; all else is direct up to 32
+/* How segments travel. AUTO: where the view names a hub that takes part, an all-reduce of at most
+ * 64 KiB goes over it, and a larger one as the view's `large` says; all else is direct up to 32
  * members, else on the ring. Exchanges are direct. Resolved in each view: where links are known to
  * be broken, everything takes the ring, if the view draws one around them; else what would take a
  * broken link goes over a member that both ends reach. */

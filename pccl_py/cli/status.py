@@ -16,6 +16,8 @@ from pccl_py.launch.inquiry import Json
 from pccl_py.protocol import encoding
 from pccl_py.protocol.endpoint import Endpoint
 
+RING_SHOWN_MAX = 16
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the `status` command and its arguments."""
@@ -63,6 +65,7 @@ def table(address: Endpoint, status: Json) -> str:
     ]
     members = _entries(status, "members")
     lines += _grid(members) if members else ["no members"]
+    lines += _routes(status)
     pending = _entries(status, "pending")
     if pending:
         names = ", ".join(f"{_word(who, 'name')} ({_word(who, 'group')})" for who in pending)
@@ -76,6 +79,26 @@ def table(address: Endpoint, status: Json) -> str:
             f"view change under way for {_word(flush, 'seconds')} s: {_word(flush, 'reason')}"
         ]
     return "\n".join(lines)
+
+
+def _routes(status: Json) -> list[str]:
+    """Of each group: the ring in its order, the hub, and how far apart members are."""
+    lines = []
+    for group in _entries(status, "groups"):
+        ring = group.get("ring")
+        names = [encoding.printable(str(name)) for name in ring] if isinstance(ring, list) else []
+        if len(names) < 2:
+            continue
+        shown = " ".join(names[:RING_SHOWN_MAX]) + (" …" if len(names) > RING_SHOWN_MAX else "")
+        hub = f" · small ops over {_word(group, 'hub')}" if group.get("hub") else ""
+        large = group.get("large")
+        over = f" · large ops by {_word(group, 'large')}" if large not in (None, "auto") else ""
+        lines.append(f"group {_word(group, 'group')}: ring {shown}{hub}{over}")
+    found = [path.get("rtt_ms") for path in _entries(status, "paths")]
+    times = [ms for ms in found if isinstance(ms, float) and ms > 0]
+    if times:
+        lines.append(f"round trips {min(times):.1f} to {max(times):.1f} ms (--json has them all)")
+    return ["", *lines] if lines else []
 
 
 def _grid(members: Sequence[Json]) -> list[str]:

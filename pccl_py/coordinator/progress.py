@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 
 from pccl_py.coordinator import admission
 from pccl_py.coordinator.state import State, Turn
 from pccl_py.protocol.messages import Waiting
-from pccl_py.types import Member, PeerId, members_text, peer_text
+from pccl_py.types import GroupRecord, Member, PeerId, members_text, peer_text
 
 PACE_SHARE = 0.04
+PATHS_SHOWN_MAX = 4096
 
 
 def tell(turn: Turn) -> None:
@@ -150,6 +152,8 @@ def status_json(state: State, now: float) -> str:
             "seconds": round(now - soft.admission.started, 3),
             "targets": soft.admission.targets,
         },
+        "groups": [] if state.record is None else [_group(state, g) for g in state.record.groups],
+        "paths": _paths(state),
         "awaited": [_who(state.members[peer]) for peer in awaited(state)],
         "waiting": waiting_text(state),
         "excluded": [[peer_text(a), peer_text(b)] for a, b in _excluded(state)],
@@ -159,6 +163,30 @@ def status_json(state: State, now: float) -> str:
 
 def _excluded(state: State) -> tuple[tuple[PeerId, PeerId], ...]:
     return state.record.excluded if state.record is not None else ()
+
+
+def _group(state: State, group: GroupRecord) -> dict[str, object]:
+    """The ring in its order, and the hub, by name."""
+    return {
+        "group": group.group,
+        "ring": [state.members[peer].name for peer in group.ring],
+        "hub": state.members[group.hub].name if group.hub else None,
+        "large": group.large.name.lower(),
+    }
+
+
+def _paths(state: State) -> list[dict[str, object]]:
+    """What members have told of their paths, each as its one end sees it, up to a bound."""
+    rows = (
+        (state.members[peer].name, state.members[path.peer].name, path)
+        for peer, said in state.measured.items()
+        for path in said.values()
+        if state.is_living(peer) and state.is_living(path.peer)
+    )
+    return [
+        {"from": one, "to": other, "rtt_ms": path.rtt_us / 1000, "rate": path.rate}
+        for one, other, path in islice(rows, PATHS_SHOWN_MAX)
+    ]
 
 
 def _who(member: Member) -> dict[str, object]:

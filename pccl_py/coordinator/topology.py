@@ -5,7 +5,7 @@ Members stay together if every two of them reach each other: over a link of thei
 third member that both reach and that passes on what is between them (one, not a row of them). Who
 must be dropped for that is as few as possible, the latest-joined first. Among those who stay the
 ring avoids broken edges if the search finds such a ring; the order of joining is kept wherever it
-can be, so that ranks, rings and people's expectations agree; `routes` may then take a shorter ring.
+can be, so that ranks, rings and people's expectations agree (`routes` may find a shorter one).
 """
 
 from __future__ import annotations

@@ -101,6 +101,16 @@ def test_table_shows_nothing_that_a_terminal_obeys() -> None:
     assert re.search(r"^0 +x y +- +- +-:-$", table, re.MULTILINE)
 
 
+def test_table_shows_rings_hubs_and_round_trips() -> None:
+    group = {"group": "default", "ring": ["a", "b\x1b", "c"], "hub": "c", "large": "star"}
+    alone = {"group": "other", "ring": ["d"], "hub": None, "large": "auto"}
+    paths = [{"from": "a", "to": "c", "rtt_ms": ms, "rate": 0} for ms in (40.25, 0.0, 80.0)]
+    table = status.table(Endpoint("::1", 5), {"groups": [group, alone, 7], "paths": paths})
+    assert "group default: ring a b? c · small ops over c · large ops by star" in table
+    assert "other" not in table
+    assert "round trips 40.2 to 80.0 ms" in table
+
+
 # ---------------------------------------------------------------- coordinator
 
 

@@ -14,7 +14,7 @@ from pccl_py.coordinator import faults, invariants, machine, shared_state
 from pccl_py.coordinator.state import PENDING_MAX, Config, State, initial
 from pccl_py.errors import Code
 from pccl_py.protocol import messages as m
-from pccl_py.types import Member, OnLoss, PeerId, op_id
+from pccl_py.types import Member, OnLoss, Path, PeerId, op_id
 
 RUNNING = m.OpStatus.RUNNING
 
@@ -57,11 +57,24 @@ MALFORMED: list[m.Message] = [
     m.Timeout(1, 1 << 64, ""),
     m.Offer(1, 1, 0, (m.StateKey("w", b"short"),)),
     m.Offer(1, 1, 0, (m.StateKey("w", bytes(16)), m.StateKey("w", bytes(16)))),
+    m.Measured(1, (Path(PeerId(2), 1, 1), Path(PeerId(2), 1, 1))),
+    m.Measured(1, tuple(Path(PeerId(i), 1, 1) for i in range(1025))),
     hello(0),
     hello(5, port=0),
     m.Bye(),
     m.Flush(1),
 ]
+
+
+def test_odd_measurements_cost_nobody_anything() -> None:
+    """Of oneself, of strangers, of nothing, without bounds, of another epoch."""
+    state = formed(3)
+    odd = tuple(Path(PeerId(p), us, rate) for p, us, rate in ((1, 5, 5), (9, 5, 5), (2, 0, 0)))
+    for epoch, more in ((1, (Path(PeerId(3), 2**32 - 1, 2**64 - 1),)), (77, ())):
+        message = m.Measured(epoch, (*odd, *more))
+        state, actions = machine.step(state, ke.Received(1, message), 1.0)
+        assert all(isinstance(action, ke.SetTimer) for action in actions)
+        assert state.measured[PeerId(1)].keys() <= {2, 3}
 
 
 @pytest.mark.parametrize("message", MALFORMED, ids=lambda message: type(message).__name__)

@@ -18,8 +18,8 @@ from pccl_py.dataplane.engine import Engine, Ticket
 from pccl_py.dataplane.op import Op
 from pccl_py.dataplane.results import Result
 from pccl_py.errors import Code, Evicted, PeerLost, ResourceError, UsageError
-from pccl_py.peer.events import LinkLost
-from pccl_py.types import GroupRecord, Kind, Member, PeerId, Record
+from pccl_py.peer.events import LinkLost, PathsMeasured
+from pccl_py.types import GroupRecord, Kind, Member, Path, PeerId, Record, Route
 
 RUN = 0x1234_5678_9ABC
 PROOF = bytes(range(32))
@@ -56,12 +56,12 @@ def engines(count: int, **settings: object) -> Iterator[list[Engine]]:
         yield made
 
 
-def install(made: list[Engine], epoch: int) -> None:
+def install(made: list[Engine], epoch: int, **routes: object) -> None:
     members = tuple(
         Member(PeerId(i + 1), f"m{i}", "g", "127.0.0.1", engine.port)
         for i, engine in enumerate(made)
     )
-    group = GroupRecord("g", tuple(m.peer for m in members))
+    group = GroupRecord("g", tuple(m.peer for m in members), **routes)  # type: ignore[arg-type]
     for engine in made:
         engine.set_view(Record(1, epoch, epoch == 1, members, (group,)))
 
@@ -285,3 +285,27 @@ def test_a_result_is_not_lost_between_two_waits() -> None:
         ticket = submit(one, np.ones(3))
         first = finish(one, ticket)
         assert one.wait(ticket, 0) == first
+
+
+def test_paths_are_measured_while_links_are_used(trio: list[Engine]) -> None:
+    assert trio[0].paths() == ()
+    told: tuple[Path, ...] = ()
+    end = time.monotonic() + 15.0
+    while len(told) < 2:
+        assert time.monotonic() < end, "no sample was taken"
+        reduce_once(trio)
+        time.sleep(0.05)
+        while (event := trio[0].next_event()) is not None:
+            assert isinstance(event, PathsMeasured)
+            told = event.paths
+    assert {path.peer for path in told} == {2, 3}
+    assert {path.peer for path in trio[0].paths()} == {2, 3}
+    assert all(0 < path.rtt_us < 1_000_000 for path in told)
+
+
+def test_small_ops_take_the_hub_and_large_ones_what_the_view_says(trio: list[Engine]) -> None:
+    install(trio, 2, hub=PeerId(2), large=Route.RING)
+    tensors = [np.ones(size) for size in (100, 100_000) for _ in trio]
+    tickets = [submit(engine, t) for engine, t in zip(trio * 2, tensors, strict=True)]
+    routes = [finish(e, t).info.route for e, t in zip(trio * 2, tickets, strict=True)]
+    assert routes == ["star"] * 3 + ["ring"] * 3

@@ -235,3 +235,75 @@ def test_many_more_segments_than_the_window(core: ModuleType, world: int, route:
         while cluster.sweep():
             pass
         check_values(cluster, [op], 64)
+
+
+def small_op(cluster: Cluster, op: Submission, values: int = 40) -> None:
+    for node in cluster.nodes:
+        cluster.submit(node, op, np.full(values, node.index + 1, np.float32))
+
+
+def test_small_ops_go_over_the_views_hub(core: ModuleType) -> None:
+    """Only the hub exchanges frames: links between others do not matter."""
+    cluster = Cluster(core, 5, 21, hub=3)
+    cluster.install_first()
+    for node in cluster.nodes:
+        for link in [k for k, end in node.links.items() if 3 not in (node.index, end.far)]:
+            if link in node.links:
+                cluster.close(node, link)
+    small_op(cluster, Submission(1, 7, 0))
+    cluster.run()
+    check_values(cluster, [Submission(1, 7, 0)], 64)
+    assert {node.results[1][5] for node in cluster.nodes} == {STAR}
+
+
+def test_large_ops_go_as_the_view_says(core: ModuleType) -> None:
+    for large in (AUTO, RING, STAR, DIRECT):
+        cluster = Cluster(core, 4, 22, hub=2, large=large)
+        op = Submission(1, 7, 0)
+        load(cluster, [op], random.Random(1), [20_000])
+        cluster.install_first()
+        cluster.run(2_000_000)
+        check_values(cluster, [op], 64)
+        assert {node.results[1][5] for node in cluster.nodes} == {large or DIRECT}
+
+
+def test_the_hubs_death_moves_the_op_to_the_next_hub(core: ModuleType) -> None:
+    for seed in range(30):
+        cluster = Cluster(core, 4, seed, hub=1)
+        op = Submission(1, 7, 0)
+        load(cluster, [op], random.Random(seed), [40])
+        cluster.install_first()
+        for _ in range(seed * 20):
+            cluster.step()
+        cluster.kill(1)
+        cluster.hub = 2
+        cluster.repair()
+        cluster.run()
+        check_values(cluster, [op], 64)
+        assert not cluster.bad
+
+
+def test_equal_inputs_give_equal_bits_over_a_hub(core: ModuleType) -> None:
+    bits = set()
+    for seed in range(20):
+        cluster = Cluster(core, 5, seed, hub=4)
+        cluster.install_first()
+        for node in cluster.nodes:
+            values = np.random.default_rng(node.index).standard_normal(40).astype(np.float32)
+            cluster.submit(node, Submission(1, 7, 0), values)
+        cluster.run()
+        bits |= {node.buffers[1].tobytes() for node in cluster.nodes}
+    assert len(bits) == 1
+
+
+def test_of_two_that_differ_the_hub_tells(core: ModuleType) -> None:
+    cluster = Cluster(core, 4, 23, hub=2)
+    cluster.install_first()
+    for node in cluster.nodes:
+        size = 10 if node.index != 1 else 11
+        cluster.submit(node, Submission(1, 7, 0), np.ones(size, np.float32))
+    cluster.run()
+    told = {(n.index, *m) for n in cluster.nodes for m in n.mismatches}
+    assert (2, 1001, "count", "10", "11") in told
+    assert (1, 1002, "count", "11", "10") in told
+    assert not cluster.bad
