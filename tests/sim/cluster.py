@@ -56,7 +56,8 @@ class Node:
     memories: dict[int, Memory] = field(default_factory=dict)
     kept: dict[int, Memory] = field(default_factory=dict)
     ghosts: list[Memory] = field(default_factory=list)
-    results: dict[int, tuple[int, int, int, int, str, int]] = field(default_factory=dict)
+    results: dict[int, tuple[int, int, int, int, str]] = field(default_factory=dict)
+    taken: dict[int, int] = field(default_factory=dict)  # routes of ended ops
     links: dict[int, Link] = field(default_factory=dict)  # the core's link id -> this end
     todo: list[Submission] = field(default_factory=list)
     repaired: set[int] = field(default_factory=set)
@@ -276,8 +277,8 @@ class Cluster:
                     r.contributors_max,
                     r.repaired,
                     text,
-                    r.route,
                 )
+                node.taken[r.op] = r.route
                 self.ended(node, r.op)
             elif kind == EV_BAD:
                 self.bad.append(f"{node.index}: {self.ffi.string(event.event.reason).decode()}")

@@ -253,7 +253,7 @@ def test_small_ops_go_over_the_views_hub(core: ModuleType) -> None:
     small_op(cluster, Submission(1, 7, 0))
     cluster.run()
     check_values(cluster, [Submission(1, 7, 0)], 64)
-    assert {node.results[1][5] for node in cluster.nodes} == {STAR}
+    assert {node.taken[1] for node in cluster.nodes} == {STAR}
 
 
 def test_large_ops_go_as_the_view_says(core: ModuleType) -> None:
@@ -264,7 +264,7 @@ def test_large_ops_go_as_the_view_says(core: ModuleType) -> None:
         cluster.install_first()
         cluster.run(2_000_000)
         check_values(cluster, [op], 64)
-        assert {node.results[1][5] for node in cluster.nodes} == {large or DIRECT}
+        assert {node.taken[1] for node in cluster.nodes} == {large or DIRECT}
 
 
 def test_the_hubs_death_moves_the_op_to_the_next_hub(core: ModuleType) -> None:
