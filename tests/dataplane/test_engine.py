@@ -287,19 +287,20 @@ def test_a_result_is_not_lost_between_two_waits() -> None:
         assert one.wait(ticket, 0) == first
 
 
-def test_paths_are_measured_while_links_are_used(trio: list[Engine]) -> None:
-    assert trio[0].paths() == ()
+def test_paths_are_measured_while_links_are_used() -> None:
     told: tuple[Path, ...] = ()
-    end = time.monotonic() + 15.0
-    while len(told) < 2:
-        assert time.monotonic() < end, "no sample was taken"
-        reduce_once(trio)
-        time.sleep(0.05)
-        while (event := trio[0].next_event()) is not None:
-            assert isinstance(event, PathsMeasured)
-            told = event.paths
-    assert {path.peer for path in told} == {2, 3}
-    assert {path.peer for path in trio[0].paths()} == {2, 3}
+    with engines(3) as made:
+        assert made[0].paths() == ()
+        end = time.monotonic() + 15.0
+        while len(told) < 2:
+            assert time.monotonic() < end, "no sample was taken"
+            reduce_once(made)
+            time.sleep(0.05)
+            while (event := made[0].next_event()) is not None:
+                assert isinstance(event, PathsMeasured)
+                told = event.paths
+        assert {path.peer for path in told} == {2, 3}
+        assert {path.peer for path in made[0].paths()} == {2, 3}
     assert all(0 < path.rtt_us < 1_000_000 for path in told)
 
 
