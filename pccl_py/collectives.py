@@ -101,11 +101,11 @@ class Collectives(Exchanges):
                 member only receives; where all have 0 the result is 0, of no contributors.
             strict: a death that costs a segment raises PeerLost, the input restored, instead of
                 finishing with the survivors' values (holds a copy of the tensor meanwhile).
-            route: "direct" (owners rotate over the members), "star" (one fixed hub: the view's, else
-                the first member), "ring"; the same on all members. "auto": over the view's hub up
-                to 64 KiB where it names one, a larger one as the view says, else direct up to 32
-                members, ring beyond. In a view with a broken link everything takes the ring, which
-                avoids it.
+            route: "direct" (owners rotate over the members), "star" (one fixed hub, the view's or
+                else the first member), "ring"; the same on all members. "auto": up to 64 KiB over
+                the view's hub where it names one, beyond that as the view says, else direct up to
+                32 members, ring beyond. In a view with a broken link everything takes the ring,
+                which avoids it.
         Deaths: the survivors finish it; PeerLost only when strict.
         """
         reduction = _reduction(op)

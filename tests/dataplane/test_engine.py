@@ -297,8 +297,8 @@ def test_paths_are_measured_while_links_are_used() -> None:
             reduce_once(made)
             time.sleep(0.05)
             while (event := made[0].next_event()) is not None:
-                assert isinstance(event, PathsMeasured)
-                told = event.paths
+                if isinstance(event, PathsMeasured):
+                    told = event.paths
         assert {path.peer for path in told} == {2, 3}
         assert {path.peer for path in made[0].paths()} == {2, 3}
     assert all(0 < path.rtt_us < 1_000_000 for path in told)
