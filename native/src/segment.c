@@ -20,7 +20,7 @@ int pc_route(const pc_core *core, const struct pc_op *op) {
     /* Of other kinds the owners are given by root and blocks: a hub would change nothing. */
     if (op->desc.kind == PCCL_ALL_REDUCE && core->hub != PC_NO_INDEX &&
         pc_place(op->context, core->hub) != PC_NO_INDEX) {
-        if (pc_op_small(op))
+        if (op->small)
             return PCCL_ROUTE_STAR;
         if (core->large != PCCL_ROUTE_AUTO)
             return core->large;
@@ -34,7 +34,7 @@ uint32_t pc_hub(const pc_core *core, const struct pc_op *op) {
 }
 
 bool pc_goes_by_hub(const pc_core *core, const struct pc_op *op) {
-    return op->desc.kind == PCCL_ALL_REDUCE && pc_op_small(op) &&
+    return op->desc.kind == PCCL_ALL_REDUCE && op->small &&
            pc_route(core, op) == PCCL_ROUTE_STAR;
 }
 

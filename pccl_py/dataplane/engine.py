@@ -8,17 +8,17 @@ native/include/pccl.h for what each call promises about threads and ownership.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from pccl_py.dataplane._pccl import ffi as _ffi
 from pccl_py.dataplane._pccl import lib as _lib
 from pccl_py.dataplane.op import Blocks, Op
-from pccl_py.dataplane.results import NO_INFO, Result, Stats
+from pccl_py.dataplane.results import NO_INFO, Result, Stats, no_port
 from pccl_py.errors import Evicted, PcclError, ResourceError, UsageError, from_code
 from pccl_py.peer.events import (
     EngineFull,
@@ -120,7 +120,7 @@ class Engine:
         if status == lib.PCCL_USAGE:
             raise UsageError(f"{bind_host!r} is not an address that the data port can listen on")
         if status != lib.PCCL_OK:
-            raise _no_port(bind_host, bind_port, os_error[0])
+            raise no_port(bind_host, bind_port, os_error[0])
         self._handle: Any = handle[0]
         self._peer = peer
         self._alone = True
@@ -359,16 +359,7 @@ class Engine:
         with self._call() as usable:
             if usable:
                 lib.pccl_engine_stats(self._handle, row)
-        return Stats(
-            bytes_sent=row.bytes_sent,
-            bytes_received=row.bytes_received,
-            frames_sent=row.frames_sent,
-            frames_received=row.frames_received,
-            links_refused=row.links_refused,
-            scratch_bytes=row.scratch_bytes,
-            ops_running=row.ops_running,
-            links_up=row.links_up,
-        )
+        return Stats(*(getattr(row, field.name) for field in fields(Stats)))
 
 
 def check_size(op: Op) -> None:
@@ -447,13 +438,3 @@ def _op_report(row: Any) -> OpReport:
         code=row.code,
         text="",
     )
-
-
-def _no_port(host: str, port: int, code: int) -> ResourceError:
-    if code == errno.EADDRINUSE:
-        text = f"data port {port} on {host} is in use: choose another with bind="
-    elif code == errno.EADDRNOTAVAIL:
-        text = f"{host} is not an address of this machine: choose another with bind="
-    else:
-        text = f"the data plane cannot start: {os.strerror(code)}"
-    return ResourceError(code, text)

@@ -1,14 +1,17 @@
-"""What an engine tells its callers, typed (layer 3): how an op ended, and its counters.
+"""What an engine tells its callers, typed (layer 3): how an op ended, its counters, why it cannot
+listen.
 
 Pure data, made by `engine` from its C form, which must not be known here.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pccl_py.errors import PcclError
+from pccl_py.errors import PcclError, ResourceError
 from pccl_py.types import OpInfo
 
 NO_INFO = OpInfo(0, 0, 0, 0, 0, 0.0, "none", "none")
@@ -34,3 +37,14 @@ class Result(NamedTuple):
 
     info: OpInfo
     error: PcclError | None
+
+
+def no_port(host: str, port: int, code: int) -> ResourceError:
+    """Why an engine cannot listen there; code: errno."""
+    if code == errno.EADDRINUSE:
+        text = f"data port {port} on {host} is in use: choose another with bind="
+    elif code == errno.EADDRNOTAVAIL:
+        text = f"{host} is not an address of this machine: choose another with bind="
+    else:
+        text = f"the data plane cannot start: {os.strerror(code)}"
+    return ResourceError(code, text)
