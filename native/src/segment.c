@@ -34,8 +34,7 @@ uint32_t pc_hub(const pc_core *core, const struct pc_op *op) {
 }
 
 bool pc_goes_by_hub(const pc_core *core, const struct pc_op *op) {
-    return op->desc.kind == PCCL_ALL_REDUCE && op->small &&
-           pc_route(core, op) == PCCL_ROUTE_STAR;
+    return op->desc.kind == PCCL_ALL_REDUCE && op->small && pc_route(core, op) == PCCL_ROUTE_STAR;
 }
 
 uint32_t pc_ring_index(const pc_core *core, uint64_t peer) {
