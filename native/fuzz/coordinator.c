@@ -355,6 +355,7 @@ void fz_view(struct fz_world *world, struct fz_reader *twist) {
     now->view.fresh = 0;
     now->view.stable = stable;
     now->view.member_count = answers.ring_count;
+    now->view.hub = (int32_t)((uint32_t)(now->view.hub + 2) % (answers.ring_count + 1)) - 1;
     now->view.verdict_count = count;
     for (uint32_t r = 0; r < answers.ring_count; r++) {
         now->ring[r] = answers.ring[r];

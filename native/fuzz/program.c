@@ -11,7 +11,7 @@
 static void first_view(struct fz_world *world, bool cut) {
     struct fz_view *now = &world->now;
     now->view = (struct pccl_view){
-        .epoch = 1, .fresh = 1, .member_count = world->count, .members = now->members};
+        .epoch = 1, .fresh = 1, .member_count = world->count, .members = now->members, .hub = -1};
     for (uint32_t i = 0; i < world->count; i++) {
         now->ring[i] = i;
         now->members[i].peer = world->members[i].peer;

@@ -133,6 +133,7 @@ void pc_net_path(int fd, struct pc_net_path *path) {
     path->delivered = info.tcpi_delivered;
     path->mss = info.tcpi_snd_mss;
     path->again = info.tcpi_bytes_retrans;
+    path->rate = info.tcpi_delivery_rate_app_limited ? 0 : info.tcpi_delivery_rate;
 }
 
 void pc_net_is_long(int fd) {

@@ -32,6 +32,7 @@ struct pc_net_path {
     uint32_t rtt_us, rtt_us_min; /* smoothed, and the least of late */
     uint32_t delivered, mss; /* packets that the other kernel has told it has, wrapping; bytes */
     uint64_t again;          /* bytes sent again */
+    uint64_t rate;           /* bytes a second delivered of late; 0: we did not offer enough */
 };
 void pc_net_path(int fd, struct pc_net_path *path);
 

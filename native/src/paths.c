@@ -1,14 +1,11 @@
 /* paths: see paths.h. */
 #include "paths.h"
 
-#include <linux/tcp.h> /* newer than the C library's: min_rtt, delivery_rate */
-#include <netinet/in.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 
 #include "conn.h"
 #include "io.h"
+#include "net.h"
 
 /* What is new since the last pass: the sum over a pair's links of what each delivers. */
 struct pass {
@@ -17,16 +14,12 @@ struct pass {
 };
 
 static void look(int fd, struct pass *pass) {
-    struct tcp_info info;
-    socklen_t length = sizeof info;
-    memset(&info, 0, sizeof info); /* an older kernel tells less */
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
-        return;
-    uint32_t rtt_us = info.tcpi_min_rtt;
+    struct pc_net_path path;
+    pc_net_path(fd, &path);
+    uint32_t rtt_us = path.rtt_us_min;
     if (rtt_us && rtt_us != UINT32_MAX && (!pass->rtt_us || rtt_us < pass->rtt_us))
         pass->rtt_us = rtt_us;
-    if (!info.tcpi_delivery_rate_app_limited)
-        pass->rate += info.tcpi_delivery_rate;
+    pass->rate += path.rate;
 }
 
 /* By more than an eighth. */
