@@ -73,6 +73,7 @@ def table(address: Endpoint, status: Json) -> str:
     waiting = status.get("waiting")
     if isinstance(waiting, str) and waiting:
         lines += [f"now: {encoding.printable(waiting)}"]
+    lines += _broken(members, status.get("excluded"))
     flush = status.get("flush")
     if isinstance(flush, dict):
         lines += [
@@ -118,6 +119,17 @@ def _grid(members: Sequence[Json]) -> list[str]:
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def _broken(members: Sequence[Json], excluded: object) -> list[str]:
+    """The links that the view does without."""
+    names = {_word(member, "id")[:8]: _word(member, "name") for member in members}
+    pairs = [
+        [encoding.printable(names.get(end, end)) for end in pair if isinstance(end, str)]
+        for pair in (excluded if isinstance(excluded, list) else [])
+        if isinstance(pair, list)
+    ]
+    return [f"broken link: {' - '.join(pair)}" for pair in pairs if len(pair) == 2]
 
 
 def _entries(status: Json, name: str) -> list[Json]:
