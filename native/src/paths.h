@@ -1,5 +1,6 @@
-/* paths: what the kernel measures on the links to each member, sampled while they are used. The
- * control thread fetches it (pccl_engine_paths); nothing here is decided by it. pccl-io only. */
+/* paths: what pccl-io does for its links beside carrying bytes: it samples what the kernel measures
+ * on them while they are used (the control thread fetches that, pccl_engine_paths), keeps the pace
+ * of long ones, and adds links to pairs that they make faster. pccl-io only. */
 #ifndef PC_PATHS_H
 #define PC_PATHS_H
 
@@ -10,6 +11,7 @@
 #define PC_PATHS_RATE_SAMPLES 4 /* a rate is believed after so many: a link starts slowly */
 
 struct pc_io;
+struct pc_conn;
 
 /* Of one member. */
 struct pc_path {
@@ -21,7 +23,14 @@ struct pc_path {
     uint64_t told_rate;
 };
 
-/* Takes a sample if it is time; publishes it, and posts an event if something is new. */
-void pc_paths_sample(struct pc_io *io, uint64_t now_ns);
+/* So many bytes went out on a link: the clocks run. */
+void pc_paths_sent(struct pc_io *io, const struct pc_conn *conn, uint64_t n);
+/* The kernel took no more. */
+void pc_paths_blocked(struct pc_io *io, const struct pc_conn *conn);
+/* `at`, or when pc_paths_on_time has something to do before. */
+uint64_t pc_paths_deadline(const struct pc_io *io, uint64_t at);
+/* What is due: a sample is published, and an event posted if it says something new; long links get
+ * their share of the pace; pairs get more links. */
+void pc_paths_on_time(struct pc_io *io, uint64_t now_ns);
 
 #endif
