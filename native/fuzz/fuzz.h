@@ -16,7 +16,7 @@
 #include "frame.h"
 
 #define FZ_RECORD_BYTES 5
-#define FZ_INPUT_MAX    16384
+#define FZ_INPUT_MAX    32768 /* recorded traffic over relays is 24 KiB */
 
 /* Stays in every build, whatever NDEBUG says. */
 #define FZ_CHECK(condition)                                                                        \

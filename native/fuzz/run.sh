@@ -21,7 +21,7 @@ failed=0
 for target in ${*:-frame demux core handshake}; do
     mkdir -p "$out/learnt/$target"
     echo "fuzz: $target, $seconds s"
-    "$out/libfuzzer-$target" -max_total_time="$seconds" -max_len=16384 -timeout=20 -verbosity=0 \
+    "$out/libfuzzer-$target" -max_total_time="$seconds" -max_len=32768 -timeout=20 -verbosity=0 \
         -print_final_stats=1 -artifact_prefix="$out/$target-" \
         "$out/learnt/$target" "native/fuzz/corpus/$target" > "$out/$target.log" 2>&1 || {
         tail -n 60 "$out/$target.log"

@@ -16,11 +16,13 @@ struct seed {
     size_t size;
 };
 
+#define FRAMES_BYTES 2000 /* of a seed of frames: the first few say it all */
+
 static const char *folder;
 
+/* What does not fit is no seed: traffic with a frame missing ends no op. */
 static void add(struct seed *seed, uint8_t what, uint8_t where, const void *bytes, size_t n) {
-    if (seed->size + FZ_RECORD_BYTES + n > sizeof seed->bytes)
-        return;
+    FZ_CHECK(seed->size + FZ_RECORD_BYTES + n <= sizeof seed->bytes);
     uint8_t *at = seed->bytes + seed->size;
     const uint8_t head[FZ_RECORD_BYTES] = {what, where, 0, (uint8_t)n, (uint8_t)(n >> 8)};
     memcpy(at, head, sizeof head);
@@ -56,6 +58,15 @@ static size_t next_frame(struct fz_world *world, uint32_t m, uint32_t e, uint8_t
         n += piece;
     }
     return n;
+}
+
+static void add_frame(struct seed *frames, const uint8_t *blob, size_t n) {
+    if (frames->size >= FRAMES_BYTES)
+        return;
+    add(frames, 0, FZ_RAW, blob, n);
+    struct pc_header header = fz_header(blob, n);
+    if (header.type == PC_READY)
+        add(frames, 1, 1, blob + n - header.length, header.length);
 }
 
 /* Everything moves but what the last two have to say. */
@@ -96,10 +107,7 @@ static void record_traffic(uint8_t how, uint8_t where, uint32_t number, struct s
                 more = true;
                 fz_transmit(&world, m, e, n);
                 add(&seed, FZ_FITTED, (uint8_t)(to | (m - FZ_DEMUX_REAL) << 1), blob, n);
-                add(frames, 0, FZ_RAW, blob, n);
-                struct pc_header header = fz_header(blob, n);
-                if (header.type == PC_READY)
-                    add(frames, 1, 1, blob + PC_HEADER_BYTES, header.length);
+                add_frame(frames, blob, n);
                 pump_victims(&world);
             }
     }
@@ -133,7 +141,7 @@ static void save_demux_and_frame(void) {
         static struct seed frames;
         frames.size = 0;
         record_traffic(how[i], (uint8_t)(i % 2 + (i % 3 == 2 ? 2 : 0)), i, &frames);
-        frames.size = frames.size < 2000 ? frames.size : 2000; /* the first few say it all */
+        frames.size = frames.size < FRAMES_BYTES ? frames.size : FRAMES_BYTES;
         save(&frames, "frame", "traffic", i);
     }
     static struct seed shakes;
