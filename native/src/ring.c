@@ -82,7 +82,7 @@ static bool get_weight(struct pc_op *op, uint32_t i, const struct pc_buffer *buf
     memcpy(&segment->weight, &bits, sizeof bits);
     uint64_t contributors = pc_get_u64(buffer->data + bytes + 8);
     segment->contributors = (uint16_t)contributors;
-    return contributors <= members && segment->weight >= 0 && segment->weight <= 1e300;
+    return contributors <= members && segment->weight >= 0 && segment->weight <= 1e300 * members;
 }
 
 size_t pc_ring_sum_bytes(const struct pc_op *op, uint32_t i) {
