@@ -31,7 +31,8 @@ def disagreement(op: OpCase) -> tuple[Code, str] | None:
     told = op.case.mismatches.get(op.op)
     if told is not None:
         peer, mismatch = told
-        if mismatch.field == _MEMBERS_FIELD:
+        is_rank = mismatch.field in _PEER_FIELDS  # who has a rank follows from who is a member
+        if mismatch.field == _MEMBERS_FIELD or (is_rank and op.case.changed):
             return Code.PEER_LOST, _changed_text(op)
         mine, theirs = (_value(op.case, mismatch, t) for t in (mismatch.mine, mismatch.theirs))
         who = (peer, mismatch.other)

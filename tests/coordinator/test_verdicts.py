@@ -236,6 +236,14 @@ def test_members_that_changed_meanwhile_are_no_mistake_of_the_program() -> None:
     assert verdict.text == "op 1: the members changed while it was being submitted; retry"
 
 
+@pytest.mark.parametrize("field", ["src", "dst"])
+def test_a_rank_that_has_become_another_members_is_no_mistake_either(field: str) -> None:
+    told = {1: (A, Mismatch(1, 1, B, field, f"{A:016x}", f"{B:016x}"))}
+    reports = {p: answer(running(1, "10", on_loss=OnLoss.SPREAD, root=p)) for p in (A, B)}
+    assert only(case(reports, mismatches=told, changed=True)).code == Code.PEER_LOST
+    assert only(case(reports, mismatches=told)).code == Code.USAGE
+
+
 def test_reports_that_differ_because_the_members_did() -> None:
     """A right program gathers other blocks, and names other roots, after a death than before."""
     for on_loss, root in ((OnLoss.FIXED, PeerId(0)), (OnLoss.TO_ROOT, B)):
