@@ -67,10 +67,10 @@ class Among:
         return self.peers[rank]
 
     def other(self, what: str, rank: object) -> PeerId:
-        """As `peer`, of somebody else."""
+        """As `peer`, of somebody else: this member may have got the rank of one that was lost."""
         found = self.peer(what, rank)
         if rank == self.rank:
-            raise UsageError(f"{what}={rank} is this member itself: copy the tensor instead")
+            raise self.misfit(f"{what}={rank} is this member itself: copy the tensor instead")
         return found
 
     def blocks(self, what: str, value: object, *, writable: bool) -> tuple[Buffer, ...]:
