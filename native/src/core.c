@@ -192,8 +192,14 @@ static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
 static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pccl_event *event) {
     event->peer = core->peers[op->mismatch_from];
     struct pc_desc mine = pc_desc_for(op, pc_place(op->context, op->mismatch_from));
+    struct pc_desc theirs = op->mismatch_desc;
+    if (op->streams)
+        theirs.count = mine.count; /* of this pair, and told last: it follows from the others */
     const char *field =
-        pc_desc_differ(&mine, &op->mismatch_desc, event->mine, event->theirs, sizeof event->mine);
+        pc_desc_differ(&mine, &theirs, event->mine, event->theirs, sizeof event->mine);
+    if (!field)
+        field = pc_desc_differ(&mine, &op->mismatch_desc, event->mine, event->theirs,
+                               sizeof event->mine);
     snprintf(event->field, sizeof event->field, "%s", field ? field : "descriptor");
 }
 
