@@ -131,6 +131,15 @@ def test_weights_that_add_up_to_more_than_one_may_be(group: Crew, route: str) ->
     assert all((out == 6.0).all() for out in outs)
 
 
+@pytest.mark.parametrize("group", [1, 2, 3], indirect=True, ids=lambda world: f"world{world}")
+@pytest.mark.parametrize("route", ["direct", "ring", "star"])
+def test_the_mean_of_nothing_is_zero(group: Crew, route: str) -> None:
+    outs = [np.full(1000, 3.0 * (rank + 1)) for rank in range(len(group))]
+    infos = group.each(lambda c: c.all_reduce(outs[c.rank], "avg", weight=0, route=route))
+    assert all((out == 0.0).all() for out in outs)
+    assert {(info.contributors_min, info.contributors_max) for info in infos} == {(0, 0)}
+
+
 def test_the_reference_can_tell_orders_apart() -> None:
     rng = np.random.default_rng(0)
     ring = [rng.standard_normal(50_000).astype(np.float32) for _ in range(3)]
