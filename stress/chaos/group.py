@@ -158,8 +158,11 @@ class Group:
         step = self._step
         assert step is not None
         if not self._until(lambda: all(step.number in w.done for w in self._awaited()), self.hang_s):
-            late = [w.name for w in self._awaited() if step.number not in w.done]
-            raise Wrong("hang", f"{late} have not ended {step} in {self.hang_s:g} s")
+            late = [w for w in self._awaited() if step.number not in w.done]
+            for worker in late:
+                worker.signal(signal.SIGUSR1)
+            self.listen(1.0)
+            raise Wrong("hang", f"{[w.name for w in late]} have not ended {step} in {self.hang_s:g} s")
         self._drop_evicted(step.number)
         survivors = [w for w in self._awaited() if step.number in w.done]
         for op in step.ops:

@@ -8,6 +8,7 @@ of ops lies in a file, the arena, that the judge reads. When stdin ends all work
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import mmap
 import os
 import random
@@ -284,6 +285,7 @@ def _fork(line: str, socket: str) -> int:
     try:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
+        faulthandler.register(signal.SIGUSR1)  # whoever hangs is asked where
         with Client(socket, "AF_UNIX") as to:
             to.send((line.split()[0], os.getpid()))
             work(line, to)
