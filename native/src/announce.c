@@ -21,6 +21,11 @@ static void mismatch(pc_core *core, struct pc_op *op, const struct pc_desc *thei
     op->mismatch_from = from;
     op->mismatch_desc = *theirs;
     pc_op_post(core, op, PC_OP_EVENT_MISMATCH);
+    if (!op->plan_left)
+        return;
+    core->plan_left -= op->plan_left; /* its plan is not carried out: nobody waits for that */
+    op->plan_left = 0;
+    pc_view_check_repaired(core);
 }
 
 static bool differ(const struct pc_desc *a, const struct pc_desc *b) {
