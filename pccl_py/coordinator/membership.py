@@ -201,6 +201,8 @@ Wish = Timeout | Mismatch | Refresh | Leave | Repaired
 
 def wish(turn: Turn, peer: PeerId, message: Wish) -> None:
     """What a member asks of the next view, or has finished in this one."""
+    if turn.soft.wished is None and not isinstance(message, Repaired):
+        turn.soft = replace(turn.soft, wished=turn.now)
     soft = turn.soft
     group = turn.state.members[peer].group
     match message:

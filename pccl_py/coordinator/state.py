@@ -107,8 +107,9 @@ class Soft:
 
     gone: members that are dead, overdue or have left, and why. evidence: (reporter, other) -> a
     lost link. stopped: a member stands in a flush that this life knows nothing of (R14).
-    timeouts, mismatches: wishes for a verdict, with who asked. offers_told: how many had offered
-    when the others were last named to them; offers_since: when that came to be out of date.
+    timeouts, mismatches: wishes for a verdict, with who asked. wished: when the first wish came.
+    offers_told: how many had offered when the others were last named to them; offers_since: when
+    that came to be out of date.
     reroute: why a view with other routes is wished for.
     """
 
@@ -120,6 +121,7 @@ class Soft:
     leaving: frozenset[PeerId] = frozenset()
     refresh: bool = False
     reroute: str = ""
+    wished: float | None = None
     repaired: frozenset[PeerId] = frozenset()
     flush: FlushRun | None = None
     admission: Admission | None = None

@@ -52,11 +52,14 @@ def deadlines(state: State) -> list[float]:
             times.append(state.soft.flush.started + state.config.deadline_s)
     elif state.living_count:
         times.extend(rolled.until for rolled in state.rolled.values())
+        if state.soft.wished is not None and not _is_carried_out(state):
+            times.append(_patience(state))
     return times
 
 
 def _why_flush(state: State, now: float) -> str:
-    """Evidence starts a flush at once; wishes wait until the last plan is carried out (R24)."""
+    """Evidence starts a flush at once; wishes wait until the last plan is carried out (R24), but
+    not for ever: it may be what they are about that it waits for."""
     soft = state.soft
     for peer, reason in soft.gone.items():
         return f"{state.members[peer]} is gone: {reason}"
@@ -70,9 +73,14 @@ def _why_flush(state: State, now: float) -> str:
         if now >= rolled.until:
             return f"{op_text(op)} was rolled forward, and its second deadline is over"
     wish = _wish(state)
-    if wish and (_is_repaired(state) or not _has_plan(state)):
+    if wish and (_is_carried_out(state) or now >= _patience(state)):
         return wish
     return ""
+
+
+def _patience(state: State) -> float:
+    """Until when wishes wait for a plan."""
+    return (state.soft.wished or 0.0) + state.config.detection_s
 
 
 def _wish(state: State) -> str:
@@ -86,11 +94,11 @@ def _wish(state: State) -> str:
     return "an engine's table is full" if soft.refresh else soft.reroute
 
 
-def _has_plan(state: State) -> bool:
-    return state.record is not None and verdicts.has_plan(state.record)
-
-
-def _is_repaired(state: State) -> bool:
+def _is_carried_out(state: State) -> bool:
+    """Whether nobody has anything of the last plan left to do."""
+    assert state.record is not None
+    if not verdicts.has_plan(state.record):
+        return True
     return len(state.soft.repaired) >= state.living_count
 
 
