@@ -165,8 +165,10 @@ class Group:
             raise Wrong("hang", f"{[w.name for w in late]} have not ended {step} in {self.hang_s:g} s")
         self._drop_evicted(step.number)
         survivors = [w for w in self._awaited() if step.number in w.done]
+        died = len(survivors) < len(self._told)
         for op in step.ops:
-            key = f"{op.kind} {check(op, [w.witness(step.number, op.number) for w in survivors])}"
+            witnesses = [w.witness(step.number, op.number) for w in survivors]
+            key = f"{op.kind} {check(op, witnesses, died)}"
             self.ends[key] = self.ends.get(key, 0) + 1
         return [w.done[step.number] for w in survivors]
 

@@ -45,8 +45,9 @@ class Witness:
         return found[0][1] if found else None
 
 
-def check(op: Op, witnesses: Sequence[Witness]) -> str:
-    """How the op ended, by the word of the survivors. Raises Wrong."""
+def check(op: Op, witnesses: Sequence[Witness], died: bool) -> str:
+    """How the op ended, by the word of the survivors. died: whether somebody has, since the step
+    began: it may have submitted the op among others than they saw. Raises Wrong."""
     part = [w for w in witnesses if w.said.end != "none"]
     if not part:
         return "nobody"
@@ -57,7 +58,7 @@ def check(op: Op, witnesses: Sequence[Witness]) -> str:
         told = {w.name: (w.said.end, w.said.text, w.said.members) for w in part}
         raise Wrong("mixture", f"{op}: {told}")
     end = ends.pop()
-    _check_end(op, part, end, gone)
+    _check_end(op, part, end, gone, died)
     for w in part:
         _check_inputs(op, w)
     if end == "ok":
@@ -68,15 +69,17 @@ def check(op: Op, witnesses: Sequence[Witness]) -> str:
     return end
 
 
-def _check_end(op: Op, part: Sequence[Witness], end: str, gone: frozenset[str]) -> None:
-    changed = bool(gone) or len({w.said.members for w in part}) > 1
+def _check_end(
+    op: Op, part: Sequence[Witness], end: str, gone: frozenset[str], died: bool
+) -> None:
+    changed = died or bool(gone) or len({w.said.members for w in part}) > 1
     fine = end == "ok" or (end == "DeadlineExceeded" and op.timeout > 0)
     if end == "PeerLost":
         fine = changed and (op.kind in ANY_END or op.strict)
     if not fine:
         raise Wrong("wrong", f"{op} ended with {end}: {part[0].said.text}; gone {sorted(gone)}")
-    said_changed = gone and any("members changed" in w.said.text for w in part)  # by one now gone
-    if end == "PeerLost" and not op.timeout and not said_changed and _has_what_it_needs(op, part):
+    by_the_dead = died and any("members changed" in w.said.text for w in part)
+    if end == "PeerLost" and not op.timeout and not by_the_dead and _has_what_it_needs(op, part):
         raise Wrong("wrong", f"{op}: who it needs lives: {part[0].said.text}; gone {sorted(gone)}")
 
 

@@ -8,7 +8,6 @@ of ops lies in a file, the arena, that the judge reads. When stdin ends all work
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import mmap
 import os
 import random
@@ -169,6 +168,17 @@ class Worker:
     def __init__(self, comm: pccl.Communicator, name: str, arena: mmap.mmap) -> None:
         self.comm, self.name, self.arena = comm, name, arena
         self.groups: list[Collectives | None] = []
+        self._started: list[tuple[Op, Starting | None, pccl.Work | pccl.PcclError | None]] = []
+        signal.signal(signal.SIGUSR1, self._say_what_runs)
+
+    def _say_what_runs(self, *_: object) -> None:
+        """Whoever hangs is asked what it waits for."""
+        lines = [f"{self.name}: {self.comm.view} {self.comm.stats()}"]
+        for op, start, work in self._started:
+            if isinstance(work, pccl.Work):
+                how = repr(work.exception()) if work.is_completed() else "runs"
+                lines.append(f"  {how}: {start.members if start else ''} {op}")
+        sys.stderr.write("\n".join(lines) + "\n")
 
     def do(self, step: Step) -> Done:
         """All ops of a step. What ends the membership ends every op of it."""
@@ -185,7 +195,7 @@ class Worker:
         ops = list(step.ops)
         if all(op.name is not None for op in ops):
             random.Random(f"{step.number}/{self.name}").shuffle(ops)
-        started = []
+        self._started = started = []
         for i, op in enumerate(ops):
             if i == dies:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -285,7 +295,6 @@ def _fork(line: str, socket: str) -> int:
     try:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        faulthandler.register(signal.SIGUSR1)  # whoever hangs is asked where
         with Client(socket, "AF_UNIX") as to:
             to.send((line.split()[0], os.getpid()))
             work(line, to)
