@@ -98,7 +98,7 @@ class Collectives(Exchanges):
             out: where the result goes instead, of the same count and dtype.
             weight: of this member in an avg of floats, 0 to 1e300: each segment is the mean of its
                 contributors' values by their weights. None is 1.0; members may differ. With 0 a
-                member only receives; where all have 0 the result is 0, of no contributors.
+                member only receives; where all have 0 the result is NaN, of no contributors.
             strict: a death that costs a segment raises PeerLost, the input restored, instead of
                 finishing with the survivors' values (holds a copy of the tensor meanwhile).
             route: "direct" (owners rotate over the members), "star" (one fixed hub, the view's or

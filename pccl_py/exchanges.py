@@ -76,7 +76,7 @@ class Exchanges(ABC):
         receives: Blocks = ()
         if dst == among.rank:
             if outs is None:
-                raise UsageError(f"outs must be given at rank {dst}, which gathers")
+                raise among.misfit(f"outs must be given at rank {dst}, which gathers")
             blocks = among.blocks("outs", outs, writable=True)
             _check_own("outs", blocks, among, "tensor", mine)
             check_apart("outs", blocks, "tensor", () if mine.is_at(blocks[dst]) else (mine,))
@@ -130,7 +130,7 @@ class Exchanges(ABC):
         sends: Blocks = ()
         if src == among.rank:
             if ins is None:
-                raise UsageError(f"ins must be given at rank {src}, which scatters")
+                raise among.misfit(f"ins must be given at rank {src}, which scatters")
             blocks = among.blocks("ins", ins, writable=False)
             _check_own("ins", blocks, among, "tensor", mine)
             others = [b for i, b in enumerate(blocks) if i != src or not b.is_at(mine)]

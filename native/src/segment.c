@@ -1,5 +1,6 @@
 /* segment: what ring and star share: which route an op takes, who owns a segment, its steps to
  * final and marked, and the order in which ops start theirs. */
+#include <math.h>
 #include <string.h>
 
 #include "check.h"
@@ -242,8 +243,8 @@ void pc_finish(struct pc_op *op, uint32_t i, uint8_t *data) {
     uint64_t n = pc_op_elements(op, i);
     if (op->desc.reduce != PCCL_AVG)
         return;
-    if (!segment->contributors && segment->weight <= 0) { /* the mean of nothing */
-        memset(data, 0, n * op->element_bytes);
+    if (!segment->contributors && segment->weight <= 0) { /* the mean of nothing is not a number */
+        pc_mean_into(op->desc.dtype, data, data, data, n, NAN, NAN);
     } else if (!segment->mean) {
         pc_finalize_avg(op->desc.dtype, data, n, segment->contributors);
     }

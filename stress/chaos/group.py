@@ -78,7 +78,9 @@ class Group:
     def __enter__(self) -> Group:
         with contextlib.ExitStack() as stack:
             shared = SHARED if SHARED.is_dir() else None
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pccl-chaos-", dir=shared))
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="pccl-chaos-", dir=shared)
+            )
             self._folder = Path(folder)
             self._coordinator = stack.enter_context(embedded.start())
             self._listener = stack.enter_context(Listener(str(self._folder / "s"), "AF_UNIX"))
@@ -157,18 +159,22 @@ class Group:
         """Waits for the step's end at all who live; checks every op. Raises Wrong."""
         step = self._step
         assert step is not None
-        if not self._until(lambda: all(step.number in w.done for w in self._awaited()), self.hang_s):
+        if not self._until(
+            lambda: all(step.number in w.done for w in self._awaited()), self.hang_s
+        ):
             late = [w for w in self._awaited() if step.number not in w.done]
             for worker in late:
                 worker.signal(signal.SIGUSR1)
             self.listen(1.0)
-            raise Wrong("hang", f"{[w.name for w in late]} have not ended {step} in {self.hang_s:g} s")
+            raise Wrong(
+                "hang", f"{[w.name for w in late]} have not ended {step} in {self.hang_s:g} s"
+            )
         self._drop_evicted(step.number)
         survivors = [w for w in self._awaited() if step.number in w.done]
-        died = len(survivors) < len(self._told)
+        told = frozenset(w.name for w in self._told)
         for op in step.ops:
             witnesses = [w.witness(step.number, op.number) for w in survivors]
-            key = f"{op.kind} {check(op, witnesses, died)}"
+            key = f"{op.kind} {check(op, witnesses, told)}"
             self.ends[key] = self.ends.get(key, 0) + 1
         return [w.done[step.number] for w in survivors]
 

@@ -45,9 +45,8 @@ class Witness:
         return found[0][1] if found else None
 
 
-def check(op: Op, witnesses: Sequence[Witness], died: bool) -> str:
-    """How the op ended, by the word of the survivors. died: whether somebody has, since the step
-    began: it may have submitted the op among others than they saw. Raises Wrong."""
+def check(op: Op, witnesses: Sequence[Witness], told: frozenset[str]) -> str:
+    """How the op ended, by the word of the survivors. told: who was to do it. Raises Wrong."""
     part = [w for w in witnesses if w.said.end != "none"]
     if not part:
         return "nobody"
@@ -55,10 +54,13 @@ def check(op: Op, witnesses: Sequence[Witness], died: bool) -> str:
     gone = frozenset(seen - {w.name for w in part})
     ends = {w.said.end for w in part}
     if len(ends) > 1:
-        told = {w.name: (w.said.end, w.said.text, w.said.members) for w in part}
-        raise Wrong("mixture", f"{op}: {told}")
+        said = {w.name: (w.said.end, w.said.text, w.said.members) for w in part}
+        raise Wrong("mixture", f"{op}: {said}")
     end = ends.pop()
-    _check_end(op, part, end, gone, died)
+    died = told - {w.name for w in witnesses}
+    _check_end(op, part, end, gone | died)
+    if end == "PeerLost" and not op.timeout and _has_what_it_needs(op, part, died):
+        raise Wrong("wrong", f"{op}: who it needs lives: {part[0].said.text}; gone {sorted(gone)}")
     for w in part:
         _check_inputs(op, w)
     if end == "ok":
@@ -69,27 +71,26 @@ def check(op: Op, witnesses: Sequence[Witness], died: bool) -> str:
     return end
 
 
-def _check_end(
-    op: Op, part: Sequence[Witness], end: str, gone: frozenset[str], died: bool
-) -> None:
-    changed = died or bool(gone) or len({w.said.members for w in part}) > 1
+def _check_end(op: Op, part: Sequence[Witness], end: str, gone: frozenset[str]) -> None:
+    """gone: they may have submitted the op among others than the survivors saw."""
+    changed = bool(gone) or len({w.said.members for w in part}) > 1
     fine = end == "ok" or (end == "DeadlineExceeded" and op.timeout > 0)
     if end == "PeerLost":
         fine = changed and (op.kind in ANY_END or op.strict)
     if not fine:
         raise Wrong("wrong", f"{op} ended with {end}: {part[0].said.text}; gone {sorted(gone)}")
-    by_the_dead = died and any("members changed" in w.said.text for w in part)
-    if end == "PeerLost" and not op.timeout and not by_the_dead and _has_what_it_needs(op, part):
-        raise Wrong("wrong", f"{op}: who it needs lives: {part[0].said.text}; gone {sorted(gone)}")
 
 
-def _has_what_it_needs(op: Op, part: Sequence[Witness]) -> bool:
-    """Whether no death can be the end of it: all saw the same, and its root or its ends live."""
+def _has_what_it_needs(op: Op, part: Sequence[Witness], died: frozenset[str]) -> bool:
+    """Whether no death can be the end of it: its root or its ends live, and the one who died saw
+    what all saw, so that it cannot have submitted the op with another root."""
     here = {w.name for w in part}
-    alike = len({(w.said.members, w.said.root) for w in part}) == 1
     if op.kind == "send":
         return set(op.ends) <= here
-    return op.kind in ("reduce", "broadcast", "scatter") and alike and part[0].said.root in here
+    alike = len({(w.said.members, w.said.root) for w in part}) == 1
+    before = len(died) <= 1 and died <= set(part[0].said.members)
+    needs_root = op.kind in ("reduce", "broadcast", "scatter")
+    return needs_root and alike and before and part[0].said.root in here
 
 
 def _check_inputs(op: Op, w: Witness) -> None:
@@ -120,7 +121,7 @@ def _reduced(op: Op, inputs: Mapping[str, Array]) -> Array:
     if not op.weighted:
         return (table.sum(0, dtype=table.dtype) / len(inputs)).astype(table.dtype)
     if not weights.any():
-        return np.zeros_like(table[0])
+        return np.full_like(table[0], np.nan)
     return (weights[:, None] * table.astype(float)).sum(0) / weights.sum()
 
 
@@ -148,7 +149,7 @@ def _sets(op: Op, must: Sequence[str], may: Sequence[str], got: Array, who: str)
     found = []
     for at in _segments(got.size, got.itemsize):
         for contributors, wanted in options:
-            if np.allclose(got[at], wanted[at], rtol=slack, atol=slack and 4.0):
+            if np.allclose(got[at], wanted[at], slack, slack and 4.0, equal_nan=True):
                 found.append(contributors)
                 break
         else:

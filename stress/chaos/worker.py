@@ -1,8 +1,9 @@
 """The workers of a chaos run, forked from one process that has imported everything already.
 
-`python -m stress.chaos.worker SOCKET` reads lines "NAME COORDINATOR MEMBERS DEADLINE ARENA" and forks a
-worker for each, which joins the group, says so on SOCKET, and does the steps it is told. All memory
-of ops lies in a file, the arena, that the judge reads. When stdin ends all workers are killed.
+`python -m stress.chaos.worker SOCKET` reads lines "NAME COORDINATOR MEMBERS DEADLINE ARENA" and
+forks a worker for each, which joins the group, says so on SOCKET, and does the steps it is told.
+All memory of ops lies in a file, the arena, that the judge reads. When stdin ends all workers are
+killed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,19 @@ import numpy as np
 
 import pccl_py as pccl
 from pccl_py.collectives import Collectives
-from stress.chaos.steps import JUNK, Array, Done, Joined, Op, Piece, Said, Step, block_count
-from stress.chaos.steps import values, weight
+from stress.chaos.steps import (
+    JUNK,
+    Array,
+    Done,
+    Joined,
+    Op,
+    Piece,
+    Said,
+    Step,
+    block_count,
+    values,
+    weight,
+)
 
 ARENA_BYTES = 256 << 20
 WAIT_S = 60.0
@@ -235,9 +247,7 @@ class Worker:
                 return op, start, error
         return op, start, failed
 
-    def _end(
-        self, op: Op, start: Starting | None, work: pccl.Work | pccl.PcclError | None
-    ) -> Said:
+    def _end(self, op: Op, start: Starting | None, work: pccl.Work | pccl.PcclError | None) -> Said:
         if work is None:
             return Said(op.number, "none")
         error = work if isinstance(work, pccl.PcclError) else None
@@ -296,11 +306,11 @@ def _fork(line: str, socket: str) -> int:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         with Client(socket, "AF_UNIX") as to:
-            to.send((line.split()[0], os.getpid()))
+            to.send((line.partition(" ")[0], os.getpid()))
             work(line, to)
         status = 0
     except Exception as error:  # noqa: BLE001  a worker's last words
-        sys.stderr.write(f"{line.split()[0]}: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"{line.partition(' ')[0]}: {type(error).__name__}: {error}\n")
     finally:
         sys.stderr.flush()
         os._exit(status)
