@@ -10,32 +10,34 @@ from __future__ import annotations
 from typing import assert_never
 
 from pccl_py.coordinator.cases import OpCase
+from pccl_py.protocol.messages import OpReport
 from pccl_py.types import OnLoss, PeerId
 
 
 def is_retriable(op: OpCase) -> bool:
     """Whether an abort does no harm: nobody has returned the op, and no input is overwritten (R1).
-    Each reporter is asked by the class that it reports: they may disagree on that, too."""
+    Each reporter is asked by the class and the root that it reports: they may disagree on those,
+    too."""
     return all(
-        _is_intact(op, op.reports[peer].on_loss, mask)
+        _is_intact(op, op.reports[peer], mask)
         for peer, mask in op.masks.items()
         if peer in op.reports
     )
 
 
-def _is_intact(op: OpCase, on_loss: OnLoss, mask: int) -> bool:
-    match on_loss:
+def _is_intact(op: OpCase, report: OpReport, mask: int) -> bool:
+    match report.on_loss:
         case OnLoss.REPAIR | OnLoss.STRICT:
             return not mask
         case OnLoss.SPREAD:
             # The input is its root's and not gone, nobody has returned, and who never submits it
             # cannot be made to.
-            return op.root in op.staying or not mask
+            return report.root in op.staying or not mask
         case OnLoss.FIXED | OnLoss.EXCHANGE | OnLoss.TO_ROOT | OnLoss.FROM_ROOT:
             # Nobody returns one of these before all hold all; inputs are apart from results.
             return True
         case _:
-            assert_never(on_loss)
+            assert_never(report.on_loss)
 
 
 def missed(op: OpCase) -> PeerId | None:

@@ -244,6 +244,18 @@ def test_a_rank_that_has_become_another_members_is_no_mistake_either(field: str)
     assert only(case(reports, mismatches=told)).code == Code.USAGE
 
 
+def test_a_broadcast_whose_rank_passed_on_from_the_dead_is_aborted() -> None:
+    """To one member the rank is still that of C, who is gone; it is B now, and B has it all."""
+    old = GroupRecord("g", (A, B, C))
+    reports = {
+        A: answer(running(1, "00", on_loss=OnLoss.SPREAD, root=C)),
+        B: answer(running(1, "11", on_loss=OnLoss.SPREAD, root=B)),
+    }
+    told = {1: (A, Mismatch(1, 1, B, "src", f"{C:016x}", f"{B:016x}"))}
+    verdict = only(case(reports, old=old, ring=(A, B), mismatches=told, changed=True))
+    assert verdict.code == Code.PEER_LOST
+
+
 def test_reports_that_differ_because_the_members_did() -> None:
     """A right program gathers other blocks, and names other roots, after a death than before."""
     for on_loss, root in ((OnLoss.FIXED, PeerId(0)), (OnLoss.TO_ROOT, B)):
