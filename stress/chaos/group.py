@@ -74,6 +74,7 @@ class Group:
         self._pending = 0
         self._step: Step | None = None
         self._told: list[Worker] = []
+        self._agreed = False  # all knew of all deaths when the step began
 
     def __enter__(self) -> Group:
         with contextlib.ExitStack() as stack:
@@ -172,10 +173,13 @@ class Group:
         self._drop_evicted(step.number)
         survivors = [w for w in self._awaited() if step.number in w.done]
         told = frozenset(w.name for w in self._told)
+        died = told - {w.name for w in survivors} if self._agreed else None
         for op in step.ops:
             witnesses = [w.witness(step.number, op.number) for w in survivors]
-            key = f"{op.kind} {check(op, witnesses, told)}"
+            key = f"{op.kind} {check(op, witnesses, told, died)}"
             self.ends[key] = self.ends.get(key, 0) + 1
+        seen = [set(w.done[step.number].world) for w in survivors]
+        self._agreed = all(world == {w.name for w in survivors} for world in seen)
         return [w.done[step.number] for w in survivors]
 
     def run(self, step: Step) -> Sequence[Done]:

@@ -45,8 +45,11 @@ class Witness:
         return found[0][1] if found else None
 
 
-def check(op: Op, witnesses: Sequence[Witness], told: frozenset[str]) -> str:
-    """How the op ended, by the word of the survivors. told: who was to do it. Raises Wrong."""
+def check(
+    op: Op, witnesses: Sequence[Witness], told: frozenset[str], died: frozenset[str] | None
+) -> str:
+    """How the op ended, by the word of the survivors. told: who was to do it. died: who of them did
+    not live to tell, None if they may have known less of earlier deaths. Raises Wrong."""
     part = [w for w in witnesses if w.said.end != "none"]
     if not part:
         return "nobody"
@@ -57,8 +60,7 @@ def check(op: Op, witnesses: Sequence[Witness], told: frozenset[str]) -> str:
         said = {w.name: (w.said.end, w.said.text, w.said.members) for w in part}
         raise Wrong("mixture", f"{op}: {said}")
     end = ends.pop()
-    died = told - {w.name for w in witnesses}
-    _check_end(op, part, end, gone | died)
+    _check_end(op, part, end, gone | told - {w.name for w in witnesses})
     if end == "PeerLost" and not op.timeout and _has_what_it_needs(op, part, died):
         raise Wrong("wrong", f"{op}: who it needs lives: {part[0].said.text}; gone {sorted(gone)}")
     for w in part:
@@ -81,14 +83,14 @@ def _check_end(op: Op, part: Sequence[Witness], end: str, gone: frozenset[str]) 
         raise Wrong("wrong", f"{op} ended with {end}: {part[0].said.text}; gone {sorted(gone)}")
 
 
-def _has_what_it_needs(op: Op, part: Sequence[Witness], died: frozenset[str]) -> bool:
+def _has_what_it_needs(op: Op, part: Sequence[Witness], died: frozenset[str] | None) -> bool:
     """Whether no death can be the end of it: its root or its ends live, and the one who died saw
     what all saw, so that it cannot have submitted the op with another root."""
     here = {w.name for w in part}
     if op.kind == "send":
         return set(op.ends) <= here
     alike = len({(w.said.members, w.said.root) for w in part}) == 1
-    before = len(died) <= 1 and died <= set(part[0].said.members)
+    before = died is not None and len(died) <= 1 and died <= set(part[0].said.members)
     needs_root = op.kind in ("reduce", "broadcast", "scatter")
     return needs_root and alike and before and part[0].said.root in here
 
