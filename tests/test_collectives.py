@@ -367,3 +367,19 @@ def test_a_third_members_death_costs_a_transfer_nothing() -> None:
         trio[1].send(np.ones(1_000_000), 0)
         work.wait(20.0)
         assert (got == 1.0).all()
+
+
+def test_a_repair_that_waits_for_who_is_late_does_not_keep_a_time_out() -> None:
+    """Rank 3 dies, so that rank 0 is to serve all its segments again; but rank 2 never calls."""
+    with embedded.start() as own, crew(own.address, 4, deadline_s=8.0) as four:
+        x = [np.full(1 << 18, float(rank)) for rank in range(4)]
+        works = [c.broadcast(x[c.rank], 0, timeout=1.0, async_op=True) for c in four[:2]]
+        four.pop().close()
+        for work in works:
+            with pytest.raises(pccl.DeadlineExceeded):
+                work.wait(15.0)
+        with pytest.raises(pccl.DeadlineExceeded):
+            four[2].broadcast(x[2], 0)
+        x[1][:] = 1.0
+        four.each(lambda c: c.broadcast(x[c.rank], 1))
+        assert all((one == 1.0).all() for one in x[:3])

@@ -20,7 +20,7 @@ import pccl_py as pccl
 from pccl_py.bench.census import Census
 from pccl_py.collectives import Collectives
 from pccl_py.coordinator import embedded
-from tests.crew import Crew, crew, join_all, until
+from tests.crew import Crew, crew, join_all, start, until
 
 OPS = int(os.environ.get("PCCL_ENDURANCE", "1500"))
 BATCH = 250  # in flight at once
@@ -153,30 +153,29 @@ def test_ops_cost_the_coordinator_nothing(address: str, trio: Crew) -> None:
 
 
 def aborted(trio: Crew, error: type[Exception], call: Callable[..., pccl.Work]) -> None:
-    """Many at once at each member, which all end so."""
+    """Many at once at each member, which all end so; if they are to be late, the third comes when
+    all has been decided without it."""
+    decided = threading.Semaphore(0)
 
     def body(comm: pccl.Communicator) -> None:
+        if call is late and comm.rank == 2:
+            for _ in range(2):
+                assert decided.acquire(timeout=WAIT_S)
         works = [call(comm, number) for number in range(BATCH)]
         for work in works:
             with pytest.raises(error):
                 work.wait(WAIT_S)
+        decided.release()
 
     trio.each(body)
 
 
 def late(comm: pccl.Communicator, number: int) -> pccl.Work:
-    """Two are there in time; what the third brings has been decided."""
-    if comm.rank == 2 and number == 0:
-        threading.Event().wait(0.4)
     whom: Collectives = comm if number % 2 else comm.subgroup([1, 2, 0])
-    match number % 4:
-        case 0 | 1:
-            return whom.all_reduce(np.ones(50_000 if number % 9 == 0 else 99), timeout=0.1,
-                                   async_op=True)  # fmt: skip
-        case 2:
-            return whom.all_gather(np.ones(30), np.ones(10), timeout=0.1, async_op=True)
-        case _:
-            return whom.all_to_all(np.ones(30), np.ones(30), timeout=0.1, async_op=True)
+    if number % 4 == 2:
+        return whom.all_to_all(np.ones(30), np.ones(30), timeout=0.1, async_op=True)
+    size = 50_000 if number % 9 == 0 else 99
+    return whom.all_reduce(np.ones(size), timeout=0.1, async_op=True)
 
 
 def unlike(comm: pccl.Communicator, number: int) -> pccl.Work:
@@ -210,7 +209,8 @@ def test_aborted_ops_leave_nothing_behind(
 
 def lose_one(address: str, pair: Crew) -> None:
     """A third comes and dies with hundreds of exchanges in flight, which end without it."""
-    third = pccl_join(address, pair)
+    third = joined(address, pair)
+    submitted = threading.Semaphore(0)
 
     def body(comm: pccl.Communicator) -> None:
         works = []
@@ -223,21 +223,21 @@ def lose_one(address: str, pair: Crew) -> None:
                     works.append(comm.all_to_all(np.ones(3 * number), all_of_them, async_op=True))
                 case _:
                     works.append(comm.recv(np.ones(9), 2, number % 20, async_op=True))
+        submitted.release()
         for work in works:
             with pytest.raises(pccl.PeerLost):
                 work.wait(WAIT_S)
 
     futures = [pair.on(rank, body) for rank in range(2)]
-    until(lambda: all(comm.stats().ops_running > BATCH // 2 for comm in pair))
+    for _ in pair:
+        assert submitted.acquire(timeout=WAIT_S)
     third.close()
     for future in futures:
         future.result(WAIT_S)
 
 
-def pccl_join(address: str, pair: Crew) -> pccl.Communicator:
+def joined(address: str, pair: Crew) -> pccl.Communicator:
     """A third member, admitted at a safe point of the two."""
-    from tests.crew import start
-
     joining = start(lambda: pccl.join(address, name="third", timeout=WAIT_S))
     while not joining.done():
         pair.each(lambda comm: comm.update())

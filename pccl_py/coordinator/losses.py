@@ -25,6 +25,17 @@ def is_retriable(op: OpCase) -> bool:
     )
 
 
+def is_unharmed(op: OpCase) -> bool:
+    """Whether no input is overwritten, which is enough for an op that was not submitted alike: it
+    cannot be completed, not even by a broadcast's survivors who have it all between them."""
+    overwrites = (OnLoss.REPAIR, OnLoss.STRICT)
+    return not any(
+        mask and op.reports[peer].on_loss in overwrites
+        for peer, mask in op.masks.items()
+        if peer in op.reports
+    )
+
+
 def _is_intact(op: OpCase, report: OpReport, mask: int) -> bool:
     match report.on_loss:
         case OnLoss.REPAIR | OnLoss.STRICT:

@@ -151,7 +151,7 @@ def _abort(op: OpCase) -> Verdict | None:
     """The error that this op must end with, or None if it goes on. An op that somebody may have
     returned, or whose inputs may be gone, is aborted only if it cannot be completed (R1)."""
     retriable = losses.is_retriable(op)
-    unlike = blame.disagreement(op) if retriable else None
+    unlike = blame.disagreement(op) if losses.is_unharmed(op) else None
     if unlike is not None:
         return Verdict(op.op, Outcome.ABORT, code=unlike[0], text=unlike[1])
     missed = losses.missed(op)

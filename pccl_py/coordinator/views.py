@@ -18,6 +18,7 @@ from pccl_py.coordinator.state import (
     EXCLUDED_MAX,
     FORMER_MAX,
     LEFT,
+    PATIENCE_SHARE,
     Edge,
     FlushRun,
     OpKey,
@@ -80,7 +81,7 @@ def _why_flush(state: State, now: float) -> str:
 
 def _patience(state: State) -> float:
     """Until when wishes wait for a plan."""
-    return (state.soft.wished or 0.0) + state.config.detection_s
+    return (state.soft.wished or 0.0) + PATIENCE_SHARE * state.config.detection_s
 
 
 def _wish(state: State) -> str:

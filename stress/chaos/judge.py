@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from stress.chaos.steps import Array, Op, Said, block_count, values, weight
+from stress.chaos.steps import JUNK, Array, Op, Said, block_count, values, weight
 
 SEGMENTS_WANTED, SEGMENT_MIN, SEGMENT_MAX = 32, 16 << 10, 512 << 10
 NEEDS_ALL = ("all_gather", "reduce_scatter", "all_to_all")
@@ -89,6 +89,8 @@ def _has_what_it_needs(op: Op, part: Sequence[Witness], died: frozenset[str] | N
     here = {w.name for w in part}
     if op.kind == "send":
         return set(op.ends) <= here
+    if any("members changed" in w.said.text for w in part):
+        return False  # between a look and the call a rank may pass to another member
     alike = len({(w.said.members, w.said.root) for w in part}) == 1
     before = died is not None and len(died) <= 1 and died <= set(part[0].said.members)
     needs_root = op.kind in ("reduce", "broadcast", "scatter")
@@ -183,10 +185,17 @@ def _check_contributors(op: Op, w: Witness, found: Sequence[int]) -> None:
         raise Wrong("wrong", f"{op}: {w.name} tells {w.said.contributors}, it is {told}")
 
 
+def _took_itself_for_root(op: Op, w: Witness) -> bool:
+    """It made memory for results and its rank passed on before the call: nobody looked at it."""
+    outs = w.tensors(op.dtype, "out")
+    return bool(outs) and all((tensor == JUNK).all() for _, tensor in outs)
+
+
 def _reduce(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
+    _check_somebody_has_it(op, part)
     for w in part:
         got = w.out(op.dtype)
-        if got is not None:
+        if got is not None and not _took_itself_for_root(op, w):
             names = [other.name for other in part]
             found = _sets(op, names, sorted(gone), got, w.name)
             _check_contributors(op, w, found)
@@ -213,10 +222,36 @@ def _members(op: Op, part: Sequence[Witness]) -> tuple[str, ...]:
     return seen.pop()
 
 
-def _broadcast(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
+def _check_somebody_has_it(op: Op, part: Sequence[Witness]) -> None:
+    """A result for one: if all agree on the root and it lives, it has it."""
+    roots = {w.said.root for w in part}
     for w in part:
-        if w.name != w.said.root:
-            _same(op, w, w.out(op.dtype), values(op, w.said.root), "what was broadcast")
+        if roots == {w.name} and op.count and _took_itself_for_root(op, w):
+            raise Wrong("wrong", f"{op}: {w.name} was to have it and has nothing")
+
+
+def _root(op: Op, part: Sequence[Witness]) -> str:
+    """Whose values they have. Several may be taken for the root in a look before a death."""
+    roots = sorted({w.said.root for w in part})
+    for w in part:
+        out = w.out(op.dtype)
+        for root in roots if out is not None and out.size else ():
+            if _has_it_from(op, w, root):
+                return root
+    return roots[0]
+
+
+def _has_it_from(op: Op, w: Witness, root: str) -> bool:
+    out = w.out(op.dtype)
+    whom = w.name if op.kind == "scatter" else ""
+    return out is None or np.array_equal(out, values(op, root, whom, out.size))
+
+
+def _broadcast(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
+    root = _root(op, part)
+    for w in part:
+        if w.name != root and w.out(op.dtype) is not None:
+            _same(op, w, w.out(op.dtype), values(op, root), "what was broadcast")
 
 
 def _all_gather(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
@@ -233,13 +268,16 @@ def _check_blocks(op: Op, w: Witness) -> None:
 
 
 def _gather(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
+    _check_somebody_has_it(op, part)
     for w in part:
-        _check_blocks(op, w)  # the root's; others have none
+        if not _took_itself_for_root(op, w):
+            _check_blocks(op, w)  # the root's; others have none
 
 
 def _scatter(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
+    root = _root(op, part)
     for w in part:
-        wanted = values(op, w.said.root, w.name, block_count(op, "", w.name))
+        wanted = values(op, root, w.name, block_count(op, "", w.name))
         _same(op, w, w.out(op.dtype), wanted, "the block")
 
 

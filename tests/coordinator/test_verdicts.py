@@ -254,6 +254,12 @@ def test_a_broadcast_whose_rank_passed_on_from_the_dead_is_aborted() -> None:
     told = {1: (A, Mismatch(1, 1, B, "src", f"{C:016x}", f"{B:016x}"))}
     verdict = only(case(reports, old=old, ring=(A, B), mismatches=told, changed=True))
     assert verdict.code == Code.PEER_LOST
+    reports = {
+        A: answer(running(1, "11", on_loss=OnLoss.SPREAD, root=C)),  # A has had it from C
+        B: answer(running(1, "00", on_loss=OnLoss.SPREAD, root=A)),
+    }
+    verdict = only(case(reports, old=old, ring=(A, B), mismatches=told, changed=True))
+    assert verdict.code == Code.PEER_LOST
 
 
 def test_reports_that_differ_because_the_members_did() -> None:
