@@ -17,13 +17,15 @@ CHECKED := $(patsubst native/src/%.c,build/check/%.o,$(wildcard native/src/*.c))
 SAY := @printf '%s\n'
 
 .DELETE_ON_ERROR:
-.PHONY: help setup preflight demo test check bench mpi asan tsan fuzz corpus callgrind dist clean
+.PHONY: help setup preflight demo test check properties endurance stress bench mpi asan tsan fuzz corpus callgrind dist clean
 
 help:
 	$(SAY) "make setup   the virtual environment, PyTorch, the extension (the others call it)" \
 	       "make demo    four workers train a model; one is killed and comes back" \
 	       "make test    make check, then every test" \
 	       "make check   style, types, C warnings" \
+	       "make properties, make endurance   two of its tests at length, some minutes" \
+	       "make stress  a minute of killed, stopped and restarted members, judged" \
 	       "make bench   collectives beside gloo, MPI and a bare C ring, into bench-results/" \
 	       "make mpi     MPICH and Open MPI for it, into build/mpi/" \
 	       "make asan    data-plane tests under address and undefined-behaviour sanitizers" \
@@ -71,6 +73,16 @@ demo: setup
 test: check
 	$(SAY) "tests"
 	@$(BIN)/python -m pytest -q
+
+# At random, so many for each world; and so many ops, ended and aborted.
+properties: setup
+	@PCCL_PROPERTIES=500 $(BIN)/python -m pytest -q --timeout 1200 tests/test_properties.py
+
+endurance: setup
+	@PCCL_ENDURANCE=10000 $(BIN)/python -m pytest -q --timeout 1200 tests/test_endurance.py
+
+stress: setup
+	@$(BIN)/python -m stress.chaos --seconds 60
 
 check: setup $(CHECKED)
 	$(SAY) "check: no system call in the pure C"

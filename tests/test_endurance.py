@@ -196,7 +196,7 @@ def test_aborted_ops_leave_nothing_behind(
     trio: Crew, error: type[Exception], call: Callable[..., pccl.Work]
 ) -> None:
     rounds = max(1, OPS // BATCH // 2)
-    for _ in range(max(1, rounds // 2)):
+    for _ in range(max(4, rounds // 2)):  # until the allocator has seen the most
         aborted(trio, error, call)
     before = Footprint.now()
     for _ in range(rounds):
@@ -250,7 +250,7 @@ def test_ops_that_lost_a_peer_leave_nothing_behind(address: str) -> None:
     rounds = max(2, OPS // BATCH // 2)
     pair = join_all(address, 2)
     try:
-        for _ in range(max(2, rounds // 2)):
+        for _ in range(max(4, rounds // 2)):
             lose_one(address, pair)
         before = Footprint.now()
         for _ in range(rounds):
