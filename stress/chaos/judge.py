@@ -188,7 +188,7 @@ def _check_contributors(op: Op, w: Witness, found: Sequence[int]) -> None:
 def _took_itself_for_root(op: Op, w: Witness) -> bool:
     """It made memory for results and its rank passed on before the call: nobody looked at it."""
     outs = w.tensors(op.dtype, "out")
-    return bool(outs) and all((tensor == JUNK).all() for _, tensor in outs)
+    return any(tensor.size for _, tensor in outs) and all((t == JUNK).all() for _, t in outs)
 
 
 def _reduce(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
@@ -249,6 +249,11 @@ def _has_it_from(op: Op, w: Witness, root: str) -> bool:
 
 def _broadcast(op: Op, part: Sequence[Witness], gone: frozenset[str]) -> None:
     root = _root(op, part)
+    roots = {w.said.root for w in part}
+    if (len(roots) > 1 or roots & gone) and all(
+        w.said.root != w.name and _took_itself_for_root(op, w) for w in part
+    ):
+        return  # the rank passed on to one of them, who then gave what it had
     for w in part:
         if w.name != root and w.out(op.dtype) is not None:
             _same(op, w, w.out(op.dtype), values(op, root), "what was broadcast")
