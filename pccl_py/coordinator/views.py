@@ -53,8 +53,7 @@ def deadlines(state: State) -> list[float]:
             times.append(state.soft.flush.started + state.config.deadline_s)
     elif state.living_count:
         times.extend(rolled.until for rolled in state.rolled.values())
-        if state.soft.wished is not None and not _is_carried_out(state):
-            times.append(_patience(state))
+        times.extend(_patience(state))
     return times
 
 
@@ -74,14 +73,17 @@ def _why_flush(state: State, now: float) -> str:
         if now >= rolled.until:
             return f"{op_text(op)} was rolled forward, and its second deadline is over"
     wish = _wish(state)
-    if wish and (_is_carried_out(state) or now >= _patience(state)):
+    if wish and (_is_carried_out(state) or any(now >= until for until in _patience(state))):
         return wish
     return ""
 
 
-def _patience(state: State) -> float:
-    """Until when wishes wait for a plan."""
-    return (state.soft.wished or 0.0) + PATIENCE_SHARE * state.config.detection_s
+def _patience(state: State) -> list[float]:
+    """Until when members' wishes wait for a plan, if they do."""
+    wished = state.soft.wished
+    if wished is None or _is_carried_out(state):
+        return []
+    return [wished + PATIENCE_SHARE * state.config.detection_s]
 
 
 def _wish(state: State) -> str:
