@@ -151,7 +151,7 @@ def _link_proof(secret: bytes | None, run: str) -> bytes:
 def _await_admission(
     mail: Mailbox, where: endpoint.Endpoint, reach_until: float, until: float | None
 ) -> None:
-    if not mail.wait(lambda: mail.connected, reach_until):
+    if not mail.wait(lambda: mail.reached, reach_until):
         raise CoordinatorLost(
             f"{where} accepts connections but does not speak pccl's control protocol: "
             "is that the coordinator's port?"

@@ -123,7 +123,10 @@ class Syncer:
             self._control.post(ForgetState(seq))
             awaited = mail.progress or "a member did not call sync_state"
             if not mail.connected:
-                raise CoordinatorLost(f"sync_state: no answer from the coordinator ({awaited})")
+                raise CoordinatorLost(
+                    "sync_state: the coordinator cannot be reached; the tensors are as they were: "
+                    "retry when it is back"
+                )
             raise DeadlineExceeded(f"sync_state: {awaited}")
         elected = mail.elections[seq]
         if elected.error:

@@ -15,7 +15,7 @@ from pccl_py.dataplane import engine
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.op import Op
 from pccl_py.types import DType, Kind
-from tests.crew import Crew, crew
+from tests.crew import Crew, crew, join_all
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,3 +82,16 @@ def test_a_sync_that_times_out_names_who_did_not_call_it() -> None:
             )
             assert late is not None, error
             assert late[1] == three[2].name
+
+
+def test_a_sync_without_a_coordinator_says_so() -> None:
+    with embedded.start() as own:
+        two = join_all(own.address, 2, deadline_s=2.0)
+        own.stop()
+        try:
+            for error in two.errors(lambda c: c.sync_state({"x": np.zeros(2)})):
+                assert type(error) is pccl.CoordinatorLost, error
+                assert "the coordinator cannot be reached" in str(error)
+        finally:
+            for comm in two:
+                comm.close()

@@ -88,7 +88,8 @@ class Mailbox:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self.record: Record | None = None
-        self.connected = False  # ever
+        self.reached = False  # the coordinator, ever
+        self.connected = False  # to it, now
         self.failure: PcclError | None = None
         self.left = False
         self.resumed: bool | None = None  # the held update() goes on; True: the view has grown
@@ -99,7 +100,7 @@ class Mailbox:
         self,
         *,
         record: Record | None = None,
-        connected: bool = False,
+        connected: bool | None = None,
         failure: PcclError | None = None,
         left: bool = False,
         resumed: bool | None = None,
@@ -114,7 +115,8 @@ class Mailbox:
                 self.record = record
             if election is not None:
                 self.elections[election.seq] = election
-            self.connected |= connected
+            self.connected = self.connected if connected is None else connected
+            self.reached |= self.connected
             self.failure = failure or self.failure
             self.left |= left
             self.resumed = self.resumed if resumed is None else resumed
@@ -265,6 +267,7 @@ class Control:
                 self._on_event(Connected())
             else:
                 self._fd = -1
+                self.mailbox.put(connected=False)
                 self._on_event(Disconnected())
 
     def _on_engine(self) -> None:
