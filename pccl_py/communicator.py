@@ -171,7 +171,8 @@ class Communicator(Collectives):
         Only keys that differ somewhere are moved. All members call it at the same place in the
         program, with the same keys, dtypes and counts.
 
-        Args: tensors: name -> tensor as for all_reduce; revision: 0 or more, e.g. the round number.
+        Args: tensors: name -> tensor as for all_reduce, each with memory of its own (tied weights:
+            one name); revision: 0 or more, e.g. the round number.
         Returns SyncInfo; its revision is the elected one, its keys those that changed here.
         Raises UsageError (other keys elsewhere), DeadlineExceeded (a member did not call it),
             CoordinatorLost, Evicted; the tensors are then as they were. Blocks up to `deadline_s`.

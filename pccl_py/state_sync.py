@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 import xxhash
 
 from pccl_py import arguments
+from pccl_py.among import check_apart
 from pccl_py.dataplane import buffers
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.errors import (
@@ -53,8 +54,12 @@ def buffers_of(tensors: object) -> dict[str, Buffer]:
     if not isinstance(tensors, Mapping):
         kind = type(tensors).__name__
         raise UsageError(f"sync_state takes a dict of names and tensors, not {kind}")
-    found = {key: buffers.of(value) for key, value in tensors.items()}
-    _check_keys(found)
+    _check_keys(tensors)
+    found = {
+        key: buffers.named(f"state key {arguments.shown(key)}", value, writable=True)
+        for key, value in tensors.items()
+    }
+    check_apart("sync_state", found.values(), "", ())
     return found
 
 

@@ -106,6 +106,8 @@ def test_join_refuses_a_place_that_is_none(address: str, bind: object) -> None:
         (lambda c: c.sync_state(None), "not NoneType"),
         (lambda c: c.sync_state([("a", np.zeros(2))]), "not list"),
         (lambda c: c.sync_state({HALF: np.zeros(2)}), "state key"),
+        (lambda c: c.sync_state({"x": np.zeros(2), "y": None}), "state key 'y': NoneType"),
+        (lambda c: c.sync_state(dict.fromkeys("xy", np.zeros(2))), "sync_state overlap each other"),
         (lambda c: c.sync_state({"x": np.zeros(2)}, revision=True), "revision=True"),
         (lambda c: c.sync_state({"x": np.zeros(2)}, revision="1"), "revision='1'"),
         (lambda c: c.sync_state(dict.fromkeys(map(str, range(70_000)), bytearray())), "too many"),
