@@ -232,7 +232,7 @@ enum pccl_event_type {
         3,                  /* `peer` submitted `op` with another descriptor: field, mine, theirs */
     PCCL_EVENT_FLUSHED = 4, /* engine stopped in `epoch`: fetch the report */
     PCCL_EVENT_REPAIRED = 5, /* everything the plan of view `epoch` asked of this peer is final */
-    PCCL_EVENT_FULL = 6,   /* the table of ended named ops is full; named submits wait for a view */
+    PCCL_EVENT_FULL = 6, /* the table of ended named ops is full; named submits wait for a view */
     PCCL_EVENT_SETTLED = 7, /* `op`, which had timed out, has ended all the same */
     PCCL_EVENT_PATHS = 8    /* paths are known that were not, or have changed: pccl_engine_paths */
 };
@@ -261,6 +261,7 @@ struct pccl_op_report {
     uint64_t root_peer; /* whose loss the op cannot survive, or 0 */
     int32_t timed_out;
     int32_t code;         /* if raised */
+    const char *text;     /* if raised: what the caller was told, its first 255 bytes; else "" */
     uint32_t segments;    /* of an exchange: one per member of the ring, final: all that it is to */
     const uint8_t *final; /* send here is here */
     uint32_t among_bytes; /* 0: all members take part; else a bitmap over the ring */

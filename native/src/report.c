@@ -1,7 +1,10 @@
 /* report: flush (VIEWS §1, peer rule 5): the core stops and says which segments are final here. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "internal.h"
+
+#define TEXT_MAX 255
 
 int pc_core_flush(pc_core *core, uint32_t epoch) {
     if (epoch != core->epoch || !core->epoch)
@@ -26,6 +29,11 @@ static uint32_t bits_of(const pc_core *core, const struct pc_op *op) {
 
 static size_t among_bytes(const pc_core *core, const struct pc_op *op) {
     return op->context->peers ? (core->world + 7) / 8 : 0;
+}
+
+/* Of the error's text, terminator included. */
+static size_t text_bytes(const struct pc_op *op) {
+    return op->state == PC_RAISED ? strnlen(op->result.text, TEXT_MAX) + 1 : 0;
 }
 
 static void set_bit(uint8_t *bits, uint32_t i) {
@@ -88,9 +96,15 @@ static void put_op(const pc_core *core, const struct pc_op *op, struct pccl_op_r
                                       .final = bits,
                                       .among_bytes = (uint32_t)among_bytes(core, op)};
     put_final(core, op, bits);
+    uint8_t *among = bits + (report->segments + 7) / 8;
+    char *text = (char *)among + report->among_bytes;
+    report->text = "";
+    if (text_bytes(op)) {
+        memcpy(text, op->result.text, text_bytes(op) - 1); /* the report's memory is zero */
+        report->text = text;
+    }
     if (!report->among_bytes)
         return;
-    uint8_t *among = bits + (report->segments + 7) / 8;
     for (uint32_t place = 0; place < pc_size(op); place++)
         set_bit(among, op->context->at[place]);
     report->among = among;
@@ -115,7 +129,7 @@ struct pccl_report *pc_core_report(const pc_core *core) {
     for (const struct pc_op *op = core->ops_head; op; op = op->next)
         if (reported(op)) {
             ops++;
-            bitmap_bytes += (bits_of(core, op) + 7) / 8 + among_bytes(core, op);
+            bitmap_bytes += (bits_of(core, op) + 7) / 8 + among_bytes(core, op) + text_bytes(op);
         }
     struct pccl_report *report = report_for(ops, core->context_count, bitmap_bytes);
     if (!report)
@@ -130,7 +144,7 @@ struct pccl_report *pc_core_report(const pc_core *core) {
         if (!reported(op))
             continue;
         put_op(core, op, row++, bits);
-        bits += (bits_of(core, op) + 7) / 8 + among_bytes(core, op);
+        bits += (bits_of(core, op) + 7) / 8 + among_bytes(core, op) + text_bytes(op);
     }
     report->op_count = ops;
     for (int b = 0; b < (int)PC_OP_BUCKETS; b++)

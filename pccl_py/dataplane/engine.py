@@ -436,5 +436,5 @@ def _op_report(row: Any) -> OpReport:
         among=bytes(ffi.buffer(row.among, row.among_bytes)) if row.among_bytes else b"",
         timed_out=bool(row.timed_out),
         code=row.code,
-        text="",
+        text=_text(row.text),
     )
