@@ -59,12 +59,12 @@ class Among:
 
     def peer(self, what: str, rank: object) -> PeerId:
         """Who has a rank now. Raises UsageError, or PeerLost as `misfit`."""
-        if not arguments.is_whole(rank, 0, self.size - 1):
+        place = arguments.whole(rank, 0, self.size - 1)
+        if place is None:
             raise self.misfit(
                 f"{what}={arguments.shown(rank)} must be a rank from 0 to {self.size - 1}"
             )
-        assert isinstance(rank, int)
-        return self.peers[rank]
+        return self.peers[place]
 
     def other(self, what: str, rank: object) -> PeerId:
         """As `peer`, of somebody else: this member may have got the rank of one that was lost."""

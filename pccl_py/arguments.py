@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 
 from pccl_py.errors import UsageError
 from pccl_py.protocol import shapes
@@ -54,9 +55,20 @@ def check_flag(what: str, value: object) -> None:
         raise UsageError(f"{what}={shown(value)} must be True or False")
 
 
+def whole(value: object, low: int, high: int) -> int | None:
+    """The integer from low to high that it is (numpy's are, too), or None; a bool is none."""
+    if isinstance(value, bool):
+        return None
+    try:
+        found = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return found if low <= found <= high else None
+
+
 def is_whole(value: object, low: int, high: int) -> bool:
-    """Whether it is an integer from low to high, and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    """Whether it is such an integer."""
+    return whole(value, low, high) is not None
 
 
 def check_op_name(name: object) -> None:

@@ -180,11 +180,12 @@ class Communicator(Collectives):
         """
         self._flight.check_usable()
         self._flight.raise_dropped()
-        if not arguments.is_whole(revision, 0, (1 << 63) - 1):
+        number = arguments.whole(revision, 0, (1 << 63) - 1)
+        if number is None:
             raise UsageError(
                 f"revision={arguments.shown(revision)} must be a number from 0 to 2**63 - 1"
             )
-        return self._syncer.sync(buffers_of(tensors), revision, self._deadline_s)
+        return self._syncer.sync(buffers_of(tensors), number, self._deadline_s)
 
     def leave(self) -> None:
         """Leaves gracefully: waits for own ops, serves those who still need this peer, closes.

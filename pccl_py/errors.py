@@ -49,7 +49,7 @@ class Evicted(PcclError):
 
 
 class CoordinatorLost(PcclError, ConnectionError):
-    """No verdict can be had; the outcome is unknown: synchronise state when it is back."""
+    """No verdict can be had; outcomes are unknown: when it is back, join again and synchronise."""
 
 
 class ResourceError(PcclError, OSError):

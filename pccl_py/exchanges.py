@@ -272,8 +272,10 @@ class Exchanges(ABC):
     ) -> OpInfo | Work:
         """One side of a transfer between two, which is a context of its own: source, then
         destination, and the tag."""
-        if not arguments.is_whole(tag, 0, TAG_MAX):
+        number = arguments.whole(tag, 0, TAG_MAX)
+        if number is None:
             raise UsageError(f"tag={arguments.shown(tag)} must be a number from 0 to 2**31 - 1")
+        tag = number
         arguments.check_flag("async_op", async_op)
         is_send = kind == Kind.SEND
         op = Op(

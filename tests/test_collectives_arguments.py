@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pccl_py as pccl
+from pccl_py import arguments
 from pccl_py.among import Among, Told
 from pccl_py.collectives import Collectives
 from pccl_py.dataplane.op import Op
@@ -403,3 +404,11 @@ def test_a_new_line_forgives_nothing(comm: Whole) -> None:
     comm.told.note(1, 4)
     comm.install(PEERS[:3], line=2)
     refused(lambda: comm.all_gather(f32(1, 1, 1, 1), f32(1)[0]), "outs has 4 tensors")
+
+
+def test_whole_numbers_of_numpy_are_numbers() -> None:
+    assert arguments.whole(np.int64(3), 0, 3) == 3
+    assert type(arguments.whole(np.uint8(3), 0, 3)) is int
+    assert arguments.whole(np.int64(4), 0, 3) is None
+    assert arguments.whole(True, 0, 3) is None
+    assert arguments.whole(np.float64(1), 0, 3) is None

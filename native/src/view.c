@@ -228,7 +228,7 @@ bool pc_view_apply(pc_core *core, struct pc_op *op) {
             return true;
     } else if (root_is_gone(core, op)) {
         pc_op_end(core, op, PCCL_PEER_LOST,
-                  "the member at whom the op begins or ends is not there any more");
+                  "the member at whom the op begins or ends has gone; look again, and retry");
         return true;
     } else if (!pc_is_complete(core, op)) {
         pc_members_changed(core, op);

@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `pccl status | head`: nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OUTPUT_CLOSED
+    except OSError as error:  # a full disk, a file that may not be written
+        print(f"pccl: {printable(str(error))}", file=sys.stderr)
+        return EXIT_ERROR
 
 
 def _exists(name: str) -> bool:

@@ -421,7 +421,7 @@ def _refused(status: int) -> PcclError:
     return ResourceError(
         errno.ENOMEM,
         f"no room for another op: {int(lib.PCCL_OPS_MAX)} may be in flight, of "
-        f"{int(lib.PCCL_CONTEXTS_MAX)} sub-groups and (source, destination, tag)s",
+        f"{int(lib.PCCL_CONTEXTS_MAX)} sub-groups and (source, destination, tag)s; wait for some",
     )
 
 

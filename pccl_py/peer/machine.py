@@ -390,7 +390,7 @@ def _settle(turn: Turn) -> None:
                 turn,
                 Code.COORDINATOR_LOST,
                 f"coordinator unreachable for {seconds:.1f} s; outcome of {ops} unknown, "
-                "synchronise state when it is back",
+                "join again when it is back, and synchronise state",
             )
             return
     measures.advance(turn)
