@@ -212,6 +212,7 @@ class Control:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_ends(asyncio.current_task()))
         self._stop = asyncio.Event()
         context = zmq.asyncio.Context()
         socket = _open_dealer(context, self._config)
@@ -382,3 +383,18 @@ def _open_dealer(context: zmq.asyncio.Context, config: ControlConfig) -> zmq.asy
 
 def _is_for_peer(message: Message) -> TypeGuard[FromCoordinator]:
     return type(message) in _FROM_COORDINATOR
+
+
+_Told = Callable[[asyncio.AbstractEventLoop, dict[str, object]], None]
+
+
+def _ends(main: asyncio.Task[None] | None) -> _Told:
+    """What becomes of an error in a callback: a bug ends the thread, or others would wait for what
+    it left undone."""
+
+    def told(loop: asyncio.AbstractEventLoop, bug: dict[str, object]) -> None:
+        loop.default_exception_handler(bug)
+        if main is not None:
+            main.cancel()
+
+    return told
