@@ -185,8 +185,8 @@ struct pccl_op {
     int32_t kind;       /* enum pccl_kind */
     int32_t dtype;      /* enum pccl_dtype */
     int32_t reduce;     /* enum pccl_reduce; PCCL_SUM where nothing is reduced */
-    uint64_t root_peer; /* broadcast, scatter, send: the source; reduce, gather, recv: the
-                           destination; else 0. send and recv of one transfer: the destination */
+    uint64_t root_peer; /* broadcast, scatter: the source; reduce, gather, send, recv: the
+                           destination; else 0 */
     void *data;
     const void *input;
     uint64_t count;

@@ -91,7 +91,7 @@ void pc_members_changed(pc_core *core, struct pc_op *op) {
 /* ---- saying it ---------------------------------------------------------------------------------
  */
 
-void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place, bool lazily) {
+static void announce_to(pc_core *core, struct pc_op *op, uint32_t place, bool lazily) {
     struct pc_said *said = pc_said(op, place);
     if (said->queued)
         return; /* the one that waits carries the news when it goes */
@@ -104,7 +104,7 @@ void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place, bool lazily
 
 void pc_announce_all(pc_core *core, struct pc_op *op) {
     for (uint32_t i = pc_after(op, pc_self(op)); i != pc_self(op); i = pc_after(op, i))
-        pc_announce_to(core, op, i, false);
+        announce_to(core, op, i, false);
 }
 
 /* Of a small op the owners need to hear, and from the owners all; that the others agree among each
@@ -119,7 +119,7 @@ static void announce_small(pc_core *core, struct pc_op *op) {
         for (uint32_t i = 0; i < op->segment_count && !urgent; i++)
             urgent = pc_owner(core, op, i) == place;
         if (urgent || !pc_goes_by_hub(core, op))
-            pc_announce_to(core, op, place, !urgent);
+            announce_to(core, op, place, !urgent);
     }
 }
 
@@ -127,8 +127,8 @@ void pc_announce(pc_core *core, struct pc_op *op) {
     if (pc_size(op) == 1)
         return; /* the others are gone, and a verdict on that is asked for */
     if (pc_route(core, op) == PCCL_ROUTE_RING) {
-        pc_announce_to(core, op, pc_before(op, pc_self(op)), false);
-        pc_announce_to(core, op, pc_after(op, pc_self(op)), false);
+        announce_to(core, op, pc_before(op, pc_self(op)), false);
+        announce_to(core, op, pc_after(op, pc_self(op)), false);
         return;
     }
     pc_star_open(core, op);
@@ -214,6 +214,19 @@ static const char *data_frame(pc_core *core, struct pc_op *op, uint32_t from,
     return pc_star_frame(core, op, place, header, buffer);
 }
 
+/* Whether the value of a segment can come in this frame from that place. Who else sends one is
+ * found out when it is whole: by then it would have been written over what came from the right one.
+ */
+static bool comes_from(const pc_core *core, const struct pc_op *op, uint32_t place,
+                       const struct pc_header *header) {
+    uint32_t owner = pc_owner(core, op, header->segment);
+    if (header->type == PC_PART)
+        return owner == pc_self(op) && pc_is_source(core, op, place);
+    if (pc_route(core, op) == PCCL_ROUTE_RING)
+        return owner != pc_self(op) && place == pc_before(op, pc_self(op));
+    return owner == place;
+}
+
 uint8_t *pc_landing(pc_core *core, uint32_t from, const struct pc_header *header,
                     struct pc_op **which) {
     if ((header->type != PC_COPY && header->type != PC_PART) || !header->length)
@@ -233,8 +246,10 @@ uint8_t *pc_landing(pc_core *core, uint32_t from, const struct pc_header *header
         stream->landed[i] = PC_LANDING;
         return stream->in + pc_stream_offset(core, op, i);
     }
+    uint32_t place = pc_place(op->context, from);
     if (i >= op->segment_count || op->segments[i].state != PC_INTACT || op->segments[i].landing ||
-        header->length != pc_op_bytes(op, i) || op->undo)
+        header->length != pc_op_bytes(op, i) || op->undo || place == PC_NO_INDEX ||
+        !comes_from(core, op, place, header))
         return NULL;
     uint8_t *out = pc_op_out(op, i);
     bool input = pc_reduces(op->desc.kind) && pc_op_in(op, i) == out;
@@ -311,7 +326,7 @@ static void heard(pc_core *core, struct pc_op *op, uint32_t place, bool first) {
     bool told_enough = op->next_run + 2 >= pc_size(op); /* by what was announced before */
     op->next_run = said->run;
     if (!told_enough && pc_route(core, op) == PCCL_ROUTE_RING)
-        pc_announce_to(core, op, pc_before(op, pc_self(op)), false);
+        announce_to(core, op, pc_before(op, pc_self(op)), false);
 }
 
 static const char *on_ready(pc_core *core, uint32_t from, const struct pc_header *header,

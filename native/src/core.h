@@ -4,11 +4,10 @@
  * from whoever owns the links. So n cores run in one process under a seed (tests), or one per
  * engine inside the shell (io.c). A core is used by one thread.
  *
- * Inside: pool (segment buffers), op (the table of ops), demux and mux (bytes <-> frames, per
- * link), ring (the rules of one segment), view (flush and install). Only core.c and view.c see all.
- *
- * A link is one of two: PC_NEXT leads to the ring's successor, PC_PREV comes from the predecessor.
- */
+ * Inside: pool (segment buffers), op, context, layout (what an op is, among whom, in which memory),
+ * demux and mux (bytes <-> frames, per link), pair (whom they are for), announce (who has submitted
+ * what), segment, ring, star, exchange (the rules by which values move), report and view (flush and
+ * install). Only core.c and view.c see all. */
 #ifndef PC_CORE_H
 #define PC_CORE_H
 
@@ -22,6 +21,7 @@
 typedef struct pc_core pc_core;
 
 #define PC_LINKS_MAX  512 /* byte streams of one core */
+#define PC_PEER_LINKS 32  /* of one peer, when it calls: none may take them all */
 #define PC_SLICES_MAX 32
 
 #define PC_EVENT_ENDED    32 /* an op has ended: result */

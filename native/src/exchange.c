@@ -77,13 +77,25 @@ void pc_exchange_check(pc_core *core, struct pc_op *op) {
         pc_op_end(core, op, PCCL_OK, "");
 }
 
+/* Segments sent unasked count no longer. */
+static void release(pc_core *core, const struct pc_op *op, struct pc_stream *stream) {
+    if (stream->eager)
+        core->pairs[op->context->at[stream->place]]->eager -= stream->eager;
+    stream->eager = 0;
+}
+
+/* A mark may end an op before the announcement that it overtook is here. */
+void pc_exchange_release(pc_core *core, struct pc_op *op) {
+    for (uint32_t i = 0; i < op->stream_count; i++)
+        release(core, op, &op->streams[i]);
+}
+
 void pc_exchange_enter(pc_core *core, struct pc_op *op) {
     op->told_whole = false;
     for (uint32_t i = 0; i < op->stream_count; i++) {
         struct pc_stream *stream = &op->streams[i];
         stream->place = pc_place_of_peer(core, op->context, stream->peer);
         stream->out_next = stream->out_queued = 0;
-        stream->eager = 0;
         stream->ready = false;
         for (uint32_t s = 0; s < stream->in_segments; s++)
             if (stream->landed[s] == PC_LANDING)
@@ -144,8 +156,7 @@ void pc_exchange_ready(pc_core *core, struct pc_op *op, uint32_t place) {
     if (stream->ready)
         return;
     stream->ready = true;
-    core->pairs[op->context->at[place]]->eager -= stream->eager;
-    stream->eager = 0;
+    release(core, op, stream);
     if (said->opened > stream->out_next && said->opened <= stream->out_segments)
         stream->out_next = said->opened;
 }

@@ -179,7 +179,6 @@ uint64_t pc_op_elements(const struct pc_op *op, uint32_t segment);
 size_t pc_op_bytes(const struct pc_op *op, uint32_t segment);
 /* true: the op was submitted here and has ended, or will never be known: frames of it are late. */
 bool pc_op_is_past(const pc_core *core, uint64_t id);
-void pc_op_undo(struct pc_op *op);
 
 /* ---- layout.c: an op's memory as blocks, streams and segments ---------------------------------
  */
@@ -220,7 +219,6 @@ void pc_push_all(pc_core *core, struct pc_op *op, uint32_t segment, uint8_t type
 /* ---- mux.c -------------------------------------------------------------------------------------
  */
 
-void pc_mux_new_stream(struct pc_link *link); /* nothing half sent */
 void pc_mux_enter_view(struct pc_link *link); /* a half-sent frame is made whole with zeros */
 void pc_mux_stop(pc_core *core, struct pc_link *link); /* its frames are lost */
 
@@ -238,7 +236,6 @@ void pc_link_spoil(struct pc_link *link, const char *why);
 const char *pc_frame_arrived(pc_core *core, uint32_t from, const struct pc_header *header,
                              struct pc_buffer *buffer, const uint8_t *small);
 void pc_announce(pc_core *core, struct pc_op *op);
-void pc_announce_to(pc_core *core, struct pc_op *op, uint32_t place, bool lazily);
 void pc_announce_all(pc_core *core, struct pc_op *op);
 void pc_submitted(pc_core *core, struct pc_op *op); /* announce, take what was parked */
 bool pc_all_ready(const pc_core *core, const struct pc_op *op);
@@ -330,13 +327,13 @@ struct pc_stream *pc_stream_at(const struct pc_op *op, uint32_t place);
 uint64_t pc_stream_elements(const pc_core *core, const struct pc_op *op, uint64_t count,
                             uint32_t segment);
 size_t pc_stream_offset(const pc_core *core, const struct pc_op *op, uint32_t segment);
+void pc_exchange_release(pc_core *core, struct pc_op *op); /* it ends */
 void pc_exchange_sent(pc_core *core, struct pc_op *op, uint32_t place);
 void pc_exchange_check(pc_core *core, struct pc_op *op);
 
 /* ---- view.c -----------------------------------------------------------------------------------
  */
 
-const struct pc_verdict_copy *pc_view_verdict(const pc_core *core, uint64_t id);
 /* Applies the view's verdict to an op that runs here; true if it ended. */
 bool pc_view_apply(pc_core *core, struct pc_op *op);
 void pc_view_check_repaired(pc_core *core);

@@ -21,7 +21,6 @@
 #define PC_RETRY_NS      500000000u
 #define PC_AWAIT_NS      1000000000u /* for the other end's call */
 #define PC_MESH_MAX      32          /* members that all link to all from the start */
-#define PC_PEER_LINKS    32          /* links of one peer, at most: none may take them all */
 #define PC_LONG_RTT_US   2000        /* a path below is short: one link, no pace */
 
 enum pc_conn_state {

@@ -10,7 +10,8 @@
 
 static const uint8_t zeros[64 << 10];
 
-void pc_mux_new_stream(struct pc_link *link) {
+/* Nothing is half sent. */
+static void new_stream(struct pc_link *link) {
     link->slot_first = link->slot_count = 0;
     link->slot_sent = 0;
     link->zombie = 0;
@@ -31,7 +32,7 @@ void pc_mux_enter_view(struct pc_link *link) {
         PC_ASSERT(!owed); /* nothing is begun while zeros are owed */
         owed = first->head + first->length - link->slot_sent;
     }
-    pc_mux_new_stream(link);
+    new_stream(link);
     link->zombie = owed;
 }
 

@@ -132,7 +132,8 @@ int pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *a
     return PCCL_OK;
 }
 
-void pc_op_undo(struct pc_op *op) {
+/* Inputs as they were submitted. */
+static void undo(struct pc_op *op) {
     if (!op->undo)
         return;
     for (uint32_t i = 0; i < op->segment_count; i++)
@@ -230,10 +231,11 @@ void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text) {
     } else {
         fill_result(core, op, status, text);
         if (status != PCCL_OK)
-            pc_op_undo(op);
+            undo(op);
         core->running_count--;
     }
     op->state = status == PCCL_OK ? PC_STABLE : PC_RAISED;
+    pc_exchange_release(core, op);
     free_layout(op); /* the memory it names is the caller's from now on */
     drop_parked(core, op);
     core->ended_count++;

@@ -11,17 +11,16 @@
 
 #define PC_SMALL_OP_BYTES (64u << 10)
 #define PC_EAGER_BYTES                                                                             \
-    (64u << 10)                   /* of one op, before all members are known to have submitted it */
-#define PC_LAZY_NS        3000000 /* so long what nobody waits for may lie */
-#define PC_LAZY_MAX       256     /* of one pair: then it goes at once */
-#define PC_KEPT_OPS       256     /* ops that have returned and are not known to be held by all */
-#define PC_KEPT_BYTES     (4u << 20) /* of their results, kept for who may need them */
-#define PC_PAIR_LINKS_MAX 64         /* links to one member, each receiving a frame */
-#define PC_RELAY_CREDIT   16         /* frames of one member for another that wait at a relay */
-#define PC_BATCH          16         /* frames handed to one writev */
-#define PC_BATCH_BYTES    (256u << 10)
-#define PC_OP_BUCKETS     1024u
-#define PC_OPS_TABLE_MAX  (4 * PCCL_OPS_MAX + PCCL_ENDED_NAMED_MAX)
+    (64u << 10)                  /* of one op, before all members are known to have submitted it */
+#define PC_LAZY_NS       3000000 /* so long what nobody waits for may lie */
+#define PC_LAZY_MAX      256     /* of one pair: then it goes at once */
+#define PC_KEPT_OPS      256     /* ops that have returned and are not known to be held by all */
+#define PC_KEPT_BYTES    (4u << 20) /* of their results, kept for who may need them */
+#define PC_RELAY_CREDIT  16         /* frames of one member for another that wait at a relay */
+#define PC_BATCH         16         /* frames handed to one writev */
+#define PC_BATCH_BYTES   (256u << 10)
+#define PC_OP_BUCKETS    1024u
+#define PC_OPS_TABLE_MAX (4 * PCCL_OPS_MAX + PCCL_ENDED_NAMED_MAX)
 /* What peers announce leaves room for what is submitted here. */
 #define PC_OPS_ANNOUNCED_MAX (PC_OPS_TABLE_MAX - 2 * PCCL_OPS_MAX)
 #define PC_ENDED_WARN        (PCCL_ENDED_NAMED_MAX / 2)

@@ -24,7 +24,6 @@
 
 #include "check.h"
 #include "internal.h"
-#include "reduce.h"
 
 /* ---- starting ----------------------------------------------------------------------------------
  */
@@ -225,8 +224,7 @@ static void summed(pc_core *core, struct pc_op *op, uint32_t i) {
     copy_on(core, op, i);
 }
 
-/* Adds the next input in order. The last sum goes straight to the destination. Returns false if the
- * op has ended. */
+/* Adds the next input in order. The last sum goes straight to the destination. */
 static void add_part(pc_core *core, struct pc_op *op, uint32_t i, struct pc_buffer *part) {
     struct pc_segment *segment = &op->segments[i];
     bool last = segment->parts_done + 1u == pc_size(op);
@@ -315,15 +313,12 @@ static const char *on_part(pc_core *core, struct pc_op *op, struct pc_buffer *bu
         struct pc_buffer *next = segment->early;
         segment->early = next->next;
         next->next = NULL;
-        if (segment->parts_done + 1u < pc_size(op)) {
-            add_part(core, op, i, next);
-            continue;
-        }
-        add_part(core, op, i, next); /* the op may have ended */
-        pc_check_end(core, op);
-        pc_start(core);
-        return NULL;
+        add_part(core, op, i, next);
     }
+    if (segment->state == PC_INTACT)
+        return NULL;
+    pc_check_end(core, op);
+    pc_start(core);
     return NULL;
 }
 

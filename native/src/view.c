@@ -7,7 +7,7 @@
 #include "check.h"
 #include "internal.h"
 
-const struct pc_verdict_copy *pc_view_verdict(const pc_core *core, uint64_t id) {
+static const struct pc_verdict_copy *verdict_on(const pc_core *core, uint64_t id) {
     for (uint32_t i = 0; i < core->verdict_count; i++)
         if (core->verdicts[i].op == id)
             return &core->verdicts[i];
@@ -102,9 +102,11 @@ static void reset_op(struct pc_op *op) {
     op->eager_bytes = 0;
     op->plan_left = 0;
     op->cursor = 0;
-    op->events &= (uint8_t) ~(PC_OP_EVENT_TIMEOUT | PC_OP_EVENT_MISMATCH);
+    op->events &= (uint8_t)~(PC_OP_EVENT_TIMEOUT | PC_OP_EVENT_MISMATCH);
     if (op->state != PC_RUNNING)
         return;
+    for (uint32_t i = 0; i < op->stream_count; i++)
+        op->streams[i].eager = 0; /* the pairs begin anew */
     for (uint32_t i = 0; i < op->segment_count; i++) {
         struct pc_segment *segment = &op->segments[i];
         segment->started = segment->counted = segment->eager = false;
@@ -128,7 +130,7 @@ static void forget_ended(pc_core *core, bool fresh) {
         if (op->event_queued)
             continue; /* its end has not been told yet; the next sweep or view takes it */
         bool covered = is_covered(core, op);
-        const struct pc_verdict_copy *verdict = pc_view_verdict(core, op->id);
+        const struct pc_verdict_copy *verdict = verdict_on(core, op->id);
         bool in_force = verdict && verdict->outcome == PCCL_ABORT;
         if (op->state == PC_FOREIGN || op->state == PC_STABLE ||
             (op->state == PC_RAISED && (fresh || covered || !in_force)))
@@ -212,7 +214,7 @@ static bool root_is_gone(const pc_core *core, const struct pc_op *op) {
 }
 
 bool pc_view_apply(pc_core *core, struct pc_op *op) {
-    const struct pc_verdict_copy *verdict = pc_view_verdict(core, op->id);
+    const struct pc_verdict_copy *verdict = verdict_on(core, op->id);
     if (is_covered(core, op) || (verdict && verdict->outcome == PCCL_DONE)) {
         all_held(core, op);
         return true;
@@ -264,12 +266,13 @@ static void set_windows(pc_core *core) {
     core->copy_window = at_least(2, buffers / 2 / world);
     core->open_window = at_least(2, buffers * 3 / 4 / others);
     core->eager_window = at_least(2, buffers / 8 / others);
-    /* What one member may send: on the ring all comes from one; a link receives one at a time. A
-     * sum that starts with a weight lies in a buffer at its starter, too. */
+    /* What one member may send: on the ring all comes from one; a link (its or
+     * our calls) receives one at a time. A sum that starts with a weight lies in a buffer at its
+     * starter, too. */
     uint32_t ring = (2 * core->window + core->copy_window) * world;
     uint32_t star = core->open_window + core->eager_window;
     uint32_t relayed = 2 * PC_RELAY_CREDIT * core->cut_count; /* both ways */
-    core->pool.share = ring + star + core->copy_window + relayed + PC_PAIR_LINKS_MAX;
+    core->pool.share = ring + star + core->copy_window + relayed + 2 * PC_PEER_LINKS;
     core->pool.count_max = ring + star * others + relayed + PC_LINKS_MAX + core->pool.share;
 }
 

@@ -75,7 +75,6 @@ def test_a_tiny_run_is_right_and_costs_the_coordinator_nothing(
     assert (tmp_path / "out/rows.jsonl").read_text() == (tmp_path / "rows.json").read_text()
 
 
-@pytest.mark.skipif(not shutil.which("gcc"), reason="the ceiling is built")
 def test_every_op_is_right() -> None:
     code, out, err = run(
         "--op", "all", "--world", 3, "-b", "3K", "-e", "3K", "-w", 0, "-n", 1, "--vs", "ceiling",

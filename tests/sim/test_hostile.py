@@ -12,7 +12,7 @@ import pytest
 from tests.sim import oracle
 from tests.sim.cluster import AUTO, DIRECT, RING, Cluster, Node, Submission
 from tests.sim.coordinator import DONE, RUN
-from tests.sim.programs import ALL_TO_ALL, AVG, BROADCAST, OLD
+from tests.sim.programs import ALL_TO_ALL, AVG, BROADCAST, OLD, Memory
 from tests.sim.wire import ACK, COPY, DESC, MARK, NAMED, PART, READY, Wire, descriptor, frame
 
 
@@ -293,3 +293,46 @@ def test_a_link_lost_in_mid_copy_and_the_same_copy_by_another(core: ModuleType) 
     landed = victim.memories[op].receives[1][:8].tobytes()
     assert landed in (good[32:], evil[32:]), "one or the other, not something between"
     cluster.close(victim, first)
+
+
+@pytest.mark.parametrize("where", ["owner", "third"])
+def test_no_value_lands_from_one_who_does_not_own_it(core: ModuleType, where: str) -> None:
+    """Where the destination is no input, copies are received in place: the owner's alone. Anybody
+    else's would be written on while the right value comes another way, and after the end."""
+    for count in range(1, 9):  # the first owns the only segment, or the second, by the size
+        cluster = Cluster(core, 3, 1, links=2)
+        cluster.install_first()
+        victim, sub = cluster.nodes[0], Submission(1, 4, 0, route=DIRECT, separate=True)
+        memory = Memory(data=np.zeros(count, np.int64), input=np.ones(count, np.int64), before=[])
+        cluster.hand_over(victim, sub, memory)
+        evil, honest = (k for k, link in victim.links.items() if link.far == 2)
+        value = frame(core, COPY, 1, payload=b"\xff" * (8 * count), contributors=3)
+
+        def give(number: int, blob: bytes, victim: Node = victim, at: Cluster = cluster) -> None:
+            victim.links[number].incoming.data += blob
+            while at.offer(victim, number, 1 << 16):
+                pass
+
+        hello = [ready(core, 1, count, DIRECT, 3) for _ in range(2)]
+        say(cluster, 1, victim, hello[0])
+        give(evil, hello[1] + value[:34])
+        ones = np.ones(count, np.int64).tobytes()
+        if where == "owner":
+            for far in (1, honest):
+                part = frame(core, PART, 1, payload=ones, contributors=1)
+                say(cluster, 1, victim, part) if far == 1 else give(far, part)
+        else:
+            final = (3 * np.ones(count, np.int64)).tobytes()
+            say(cluster, 1, victim, frame(core, COPY, 1, payload=final, contributors=3))
+        innocent = [number for node, number in cluster.broken if number != evil]
+        if innocent:
+            continue  # of this size another owns it
+        while any(cluster.transmit(victim, link, 64) for link in victim.links):
+            pass
+        if victim.results.get(1, (1,))[0]:
+            continue
+        give(evil, value[34:])
+        assert (victim.kept[1].data == 3).all()
+        assert all(ghost.is_as_scribbled() for ghost in victim.ghosts)
+        return
+    raise AssertionError("no size that fits, or the right value was refused")
