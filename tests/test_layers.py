@@ -26,6 +26,7 @@ LAYERS = {
     "pccl_py.dataplane": 3,
     "pccl_py.coordinator.journal": 4,
     "pccl_py.coordinator.server": 4,
+    "pccl_py.coordinator.tenure": 4,
     "pccl_py.coordinator.sockets": 4,
     "pccl_py.peer.control": 4,
     "pccl_py.communicator": 5,

@@ -22,7 +22,7 @@ from pathlib import Path
 import uvloop
 
 from pccl_py import arguments, config
-from pccl_py.coordinator import machine, server, state
+from pccl_py.coordinator import machine, server, state, tenure
 from pccl_py.errors import UsageError
 from pccl_py.protocol import endpoint
 
@@ -54,7 +54,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "needs a secret in PCCL_SECRET or PCCL_SECRET_FILE",
     )
     add("--run", dest="run_id", metavar="ID", help="run id (PCCL_RUN; default: first joiner's)")
-    add("--state-dir", metavar="DIR", type=Path, help="where views are journaled (default: none)")
+    add(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="where views are journaled (default: none); one coordinator at a time acts on it",
+    )
+    add(
+        "--standby",
+        action="store_true",
+        help="if a coordinator acts on --state-dir, wait for its end and take over",
+    )
     add(
         "--deadline",
         metavar="SECONDS",
@@ -85,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         timers=timers,
         run=run_id,
         secret=settings.secret,
-        state_dir=args.state_dir,
+        place=tenure.Place(args.state_dir, args.standby),
         parent_pid=args.parent_pid,
     )
     pure = state.Config(run=run_id, detection_s=timers.detection_s, deadline_s=timers.deadline_s)

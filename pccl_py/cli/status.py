@@ -74,6 +74,10 @@ def table(address: Endpoint, status: Json) -> str:
     if isinstance(waiting, str) and waiting:
         lines += [f"now: {encoding.printable(waiting)}"]
     lines += _broken(members, status.get("excluded"))
+    journal = status.get("journal")
+    if isinstance(journal, dict):
+        since = f"no new view for {_word(journal, 'seconds')} s"
+        lines += [f"{since}: {_word(journal, 'reason')}; it is tried again until that works"]
     flush = status.get("flush")
     if isinstance(flush, dict):
         lines += [

@@ -29,14 +29,14 @@ from pccl_py.types import GroupRecord, Member, PeerId, Record
 def advance(turn: Turn) -> None:
     """Admit, start a round, go on with it, or take it back."""
     state = turn.state
-    if state.soft.flush is not None:
+    if state.soft.flush is not None or state.trouble is not None:
         return
     waits = any(peer in state.connection_of for peer in state.pending)
     if not state.living_count:
         if waits and _pending_count(state) >= wanted(state):
             _enlarge(turn, admissible(state))
     elif not waits:
-        _release(turn, "nobody waits any more")
+        release(turn, "nobody waits any more")
     elif state.soft.admission is not None:
         _go_on(turn, state.soft.admission)
     elif turn.now >= state.retry_at and admissible(state):
@@ -140,7 +140,7 @@ def _go_on(turn: Turn, admission: Admission) -> None:
         else:
             _enlarge(turn, admissible(state))
     elif admission.early_since is not None and turn.now >= admission.early_since + EARLY_HOLD_S:
-        _release(turn, "not all stand at the same repeated safe point")
+        release(turn, "not all stand at the same repeated safe point")
         _ask(turn)
     elif turn.now >= admission.started + state.config.deadline_s:
         _give_up(turn, "")
@@ -176,7 +176,7 @@ def _disagreement(state: State, admission: Admission) -> str:
     return ""
 
 
-def _release(turn: Turn, why: str) -> None:
+def release(turn: Turn, why: str) -> None:
     """Take a round back: who holds goes on (R16)."""
     admission = turn.soft.admission
     if admission is None:
@@ -189,7 +189,7 @@ def _release(turn: Turn, why: str) -> None:
 
 def _give_up(turn: Turn, disagreement: str) -> None:
     """Take the round back and let the members work for a while before the next one."""
-    _release(turn, disagreement or "the deadline has passed")
+    release(turn, disagreement or "the deadline has passed")
     retry_at = turn.now + turn.state.config.progress_s
     turn.state = replace(turn.state, retry_at=retry_at, disagreement=disagreement)
 

@@ -44,11 +44,24 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalFailed:
+    """A record could not be stored, and the step that wished for it has not happened: the state is
+    the one before it, and its event comes again after this one. reason: for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalWorks:
+    """Records can be stored again, as it seems."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has reached what the last SetTimer asked for."""
 
 
-Event = Started | Received | Disconnected | Tick
+Event = Started | Received | Disconnected | JournalFailed | JournalWorks | Tick
 
 # ---------------------------------------------------------------- actions
 
@@ -68,7 +81,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Make the record durable; the shell carries out later actions only after the fsync (R9)."""
+    """Make the record durable; the shell carries out nothing of the step before the fsync (R9)."""
 
     record: Record
     run: str

@@ -19,6 +19,8 @@ def cheap(before: State, after: State, actions: Sequence[Action]) -> None:
     assert after.epoch >= before.epoch or before.record is None, "epochs only grow"
     both = after.soft.flush is not None and after.soft.admission is not None
     assert not both, "no admission during a flush"
+    if after.trouble is not None:
+        assert after.record is before.record, "no view that cannot be stored"
     assert len(after.pending) <= PENDING_MAX, "bounded"
     assert len(after.former) <= FORMER_MAX, "bounded"
     if after.record is not before.record and before.record is not None:

@@ -28,6 +28,7 @@ from pccl_py.coordinator import (
     progress,
     routes,
     shared_state,
+    trouble,
     views,
 )
 from pccl_py.coordinator.events import (
@@ -36,6 +37,8 @@ from pccl_py.coordinator.events import (
     Connection,
     Disconnected,
     Event,
+    JournalFailed,
+    JournalWorks,
     Received,
     Send,
     SetTimer,
@@ -77,6 +80,10 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
             _receive(turn, connection, message)
         case Disconnected():
             membership.disconnected(turn, event)
+        case JournalFailed():
+            trouble.failed(turn, event)
+        case JournalWorks():
+            trouble.works(turn)
         case Tick():  # it is used up, also if it came a little early: ask again
             turn.state = replace(turn.state, timer=None)
         case _:
@@ -133,12 +140,14 @@ def _settle(turn: Turn) -> None:
     membership.expire(turn)
     routes.advance(turn)
     views.advance(turn)
+    trouble.advance(turn)
     admission.advance(turn)
     progress.tell(turn)
     state = turn.state
     times = [
         *membership.deadlines(state),
         *views.deadlines(state),
+        *trouble.deadlines(state),
         *admission.deadlines(state),
         *routes.deadlines(state),
         *progress.deadlines(state),

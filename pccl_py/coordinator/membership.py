@@ -207,6 +207,7 @@ def wish(turn: Turn, peer: PeerId, message: Wish) -> None:
     group = turn.state.members[peer].group
     match message:
         case Timeout(op=op, detail=detail):
+            soft = turn.soft = replace(soft, overdue=soft.overdue | {peer})
             rolled = turn.state.rolled.get((group, op))
             if rolled is not None and peer in rolled.late:  # its second deadline is over too
                 over = replace(rolled, until=turn.now)
@@ -274,6 +275,7 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
         },
         repaired=state.soft.repaired.difference(dead),
         leaving=state.soft.leaving.difference(dead),
+        overdue=state.soft.overdue.difference(dead),
         flush=flush,
     )
     turn.state = replace(

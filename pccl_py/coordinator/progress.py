@@ -114,6 +114,8 @@ def waiting_text(state: State) -> str:
     """What pending peers wait for; empty if nobody is pending."""
     if not state.pending:
         return ""
+    if state.trouble is not None:
+        return f"waiting for the coordinator: {state.trouble.reason}"
     if not state.living_count:
         here, wanted = len(state.pending), admission.wanted(state)
         return f"{here} of {wanted} peers are here, waiting for {max(0, wanted - here)} more"
@@ -152,6 +154,9 @@ def status_json(state: State, now: float) -> str:
             "seconds": round(now - soft.admission.started, 3),
             "targets": soft.admission.targets,
         },
+        "journal": None
+        if state.trouble is None
+        else {"reason": state.trouble.reason, "seconds": round(now - state.trouble.since, 3)},
         "groups": [] if state.record is None else [_group(state, g) for g in state.record.groups],
         "paths": _paths(state),
         "awaited": [_who(state.members[peer]) for peer in awaited(state)],

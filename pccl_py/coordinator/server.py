@@ -2,12 +2,13 @@
 
 `pccl coordinator` calls `serve`; what to do is decided by the pure machine that is passed in. One
 task reads the ROUTER, decodes, authenticates and queues events; exactly one task feeds the machine
-and carries out its actions in order, so that a view is on disk before it is sent (R9). A third
-watches the ROUTER's monitor; a fourth confirms losses. ROUTER facts that shaped this (found by
-trying): routing ids are left to the ROUTER, since a duplicate is dropped in silence; a DEALER
-reconnects in silence, so peers greet after every handshake; a broken connection is named by its
-file descriptor only, which is reused at once, so a loss is believed when a send to the routing id
-fails with EHOSTUNREACH.
+and carries out its actions in order. A step's record is stored before anything else of that step is
+done (R9); if that cannot be now, the step has not happened: the machine's state is a value, and the
+old one stands. A third task watches the ROUTER's monitor; a fourth confirms losses. ROUTER facts
+that shaped this (found by trying): routing ids are left to the ROUTER, since a duplicate is dropped
+in silence; a DEALER reconnects in silence, so peers greet after every handshake; a broken
+connection is named by its file descriptor only, which is reused at once, so a loss is believed when
+a send to the routing id fails with EHOSTUNREACH.
 """
 
 from __future__ import annotations
@@ -16,16 +17,10 @@ import asyncio
 import heapq
 import json
 import logging
-import os
-import shutil
-import signal
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeGuard, TypeVar, assert_never
 
 import zmq
@@ -33,6 +28,7 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from pccl_py.config import Timers
+from pccl_py.coordinator import tenure
 from pccl_py.coordinator.connections import (
     LINKS_MAX,
     Connections,
@@ -46,6 +42,8 @@ from pccl_py.coordinator.events import (
     Disconnected,
     Event,
     Journal,
+    JournalFailed,
+    JournalWorks,
     Note,
     Received,
     Send,
@@ -53,9 +51,8 @@ from pccl_py.coordinator.events import (
     Started,
     Tick,
 )
-from pccl_py.coordinator.journal import Journal as JournalFile
-from pccl_py.coordinator.journal import sweep
-from pccl_py.coordinator.sockets import open_monitor, open_router, resolved
+from pccl_py.coordinator.sockets import hold, open_monitor, open_router, resolved
+from pccl_py.coordinator.store import NotStored, Store
 from pccl_py.errors import Code, PcclError, RemoteProtocolError, UsageError
 from pccl_py.protocol import encoding
 from pccl_py.protocol.endpoint import Endpoint
@@ -72,8 +69,7 @@ from pccl_py.protocol.messages import (
 )
 
 EVENTS_MAX = 1024
-STATE_DIR_PREFIX = "pccl-coordinator-"
-PARENT_POLL_S = 0.5
+RETRY_S = 0.5  # how often it is tried whether the journal takes records again
 
 _AFTER_GREETING_S = (0.05, 0.5)
 """A peer that died right after its Hello may have been reported broken before that was read."""
@@ -85,14 +81,14 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """What the shell needs to know. run: None adopts the first joiner's; state_dir: None is a fresh
-    temporary directory, removed at a clean end; parent_pid: end when it is no longer our parent."""
+    """What the shell needs to know. run: None adopts the first joiner's; parent_pid: end when it is
+    no longer our parent."""
 
     bind: Endpoint
     timers: Timers
     run: str | None = None
     secret: bytes | None = None
-    state_dir: Path | None = None
+    place: tenure.Place = field(default_factory=tenure.Place)
     parent_pid: int | None = None
 
 
@@ -102,7 +98,8 @@ async def serve(
     state: S,
     step: Callable[[S, Event, float], tuple[S, Sequence[Action]]],
 ) -> None:
-    """Run a coordinator until SIGTERM or SIGINT; `ready(host, port)` is called when it listens.
+    """Run a coordinator until SIGTERM or SIGINT; `ready(host, port)` is called when it listens,
+    which a standby does only when it acts.
 
     Raises UsageError (off loopback without a secret, a state directory in use or of another run),
     ResourceError (port in use, disk). Runs on the main thread, because of the signals.
@@ -113,19 +110,16 @@ async def serve(
             f"refusing to listen on {config.bind} without a run secret: "
             "set PCCL_SECRET or PCCL_SECRET_FILE, or bind to 127.0.0.1"
         )
-    with _state_dir(config.state_dir) as directory, JournalFile(directory) as journal:
-        _check_run(config.run, journal.remembered.run, directory)
-        with open_router(host, config.timers) as router:
-            bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
-            shell = _Shell(config, router, journal, state, step)
-            await shell.run(lambda: ready(config.bind.host, int(bound.rpartition(":")[2])))
-
-
-def _check_run(asked: str | None, found: str | None, directory: Path) -> None:
-    if asked is not None and found is not None and asked != found:
-        raise UsageError(
-            f"{directory} belongs to run {found!r}, not to {asked!r}: use another --state-dir"
-        )
+    end = tenure.End(config.parent_pid)
+    with hold(host, config.place.standby) as held:
+        async with tenure.begin(config.place, config.run, end) as store:
+            held.close()
+            if store is not None:
+                with open_router(host, config.timers) as router:
+                    bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
+                    shell = _Shell(config, router, store, state, step)
+                    port = int(bound.rpartition(":")[2])
+                    await shell.run(lambda: ready(config.bind.host, port), end)
 
 
 class _Shell(Generic[S]):
@@ -135,13 +129,13 @@ class _Shell(Generic[S]):
         self,
         config: ServerConfig,
         router: zmq.asyncio.Socket,
-        journal: JournalFile,
+        store: Store,
         state: S,
         step: Callable[[S, Event, float], tuple[S, Sequence[Action]]],
     ) -> None:
         self._config = config
         self._router = router
-        self._journal = journal
+        self._store = store
         self._state = state
         self._step = step
         self._log = logging.getLogger("pccl.coordinator")
@@ -151,14 +145,11 @@ class _Shell(Generic[S]):
         self._tick_at: float | None = None
         self._probes: list[tuple[float, int]] = []  # heap of (monotonic seconds, link number)
         self._probes_changed = asyncio.Event()
+        self._is_stuck = asyncio.Event()  # the journal takes no record
         self._messages = 0  # received and sent, status requests and their answers apart
 
-    async def run(self, ready: Callable[[], None]) -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        remembered = self._journal.remembered
+    async def run(self, ready: Callable[[], None], end: tenure.End) -> None:
+        remembered = self._store.remembered
         run = remembered.run if self._config.run is None else self._config.run
         self._own_events.append(Started(remembered.boot, remembered.record, run))
         with open_monitor(self._router) as monitor:
@@ -169,10 +160,11 @@ class _Shell(Generic[S]):
                         group.create_task(self._receive()),
                         group.create_task(self._watch_monitor(monitor)),
                         group.create_task(self._probe()),
-                        group.create_task(_watch_parent(self._config.parent_pid, stop)),
+                        group.create_task(self._store.guard()),
+                        group.create_task(self._retry()),
                     ]
                     ready()
-                    await stop.wait()
+                    await end.wait()
                     for task in tasks:
                         task.cancel()
             except ExceptionGroup as errors:
@@ -251,9 +243,37 @@ class _Shell(Generic[S]):
         """The one task that steps the machine and carries out what it wants, in order."""
         while True:
             event = await self._next_event()
-            self._state, actions = self._step(self._state, event, time.monotonic())
-            for action in actions:
-                await self._carry_out(action)
+            now = time.monotonic()
+            self._store.check()
+            state, actions = self._step(self._state, event, now)
+            try:
+                await self._make_durable(actions)
+            except NotStored as error:
+                reason = encoding.printable(error.strerror or str(error))
+                self._state, actions = self._step(self._state, JournalFailed(reason), now)
+                await self._carry_out(actions)
+                self._is_stuck.set()
+                state, actions = self._step(self._state, event, now)
+                assert not any(isinstance(action, Journal) for action in actions)
+            self._state = state
+            await self._carry_out(actions)
+
+    async def _make_durable(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Journal):
+                await self._store.append(action.record, action.run)
+
+    async def _retry(self) -> None:
+        """Tell the machine when the journal takes records again."""
+        while True:
+            await self._is_stuck.wait()
+            await asyncio.sleep(RETRY_S)
+            try:
+                await self._store.probe()
+            except NotStored:
+                continue
+            self._is_stuck.clear()
+            await self._events.put(JournalWorks())
 
     async def _next_event(self) -> Event:
         if self._own_events:
@@ -270,7 +290,11 @@ class _Shell(Generic[S]):
         self._tick_at = None
         return Tick()
 
-    async def _carry_out(self, action: Action) -> None:
+    async def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            await self._do(action)
+
+    async def _do(self, action: Action) -> None:
         match action:
             case Send(number, message):
                 await self._send(number, self._counted(message))
@@ -278,8 +302,8 @@ class _Shell(Generic[S]):
                 link = self._connections.of_number(number)
                 if link is not None:
                     self._lose(link, "closed by the coordinator")
-            case Journal(record, run):
-                self._journal.append(record, run)
+            case Journal():
+                pass  # done, before all others
             case SetTimer(at):
                 self._tick_at = at
             case Note(name, fields):
@@ -369,25 +393,3 @@ _FROM_PEER = frozenset(kind for code, kind in CODES.items() if code < 64)
 
 def _is_from_peer(message: Message) -> TypeGuard[FromPeer]:
     return type(message) in _FROM_PEER
-
-
-async def _watch_parent(pid: int | None, stop: asyncio.Event) -> None:
-    """Set `stop` once the parent that started this process is gone. Asked, not signalled: the
-    kernel's death signal goes off when the starting *thread* ends."""
-    while pid is not None:
-        if os.getppid() != pid:
-            stop.set()
-        await asyncio.sleep(PARENT_POLL_S)
-
-
-@contextmanager
-def _state_dir(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield given
-        return
-    sweep(Path(tempfile.gettempdir()), STATE_DIR_PREFIX)
-    fresh = Path(tempfile.mkdtemp(prefix=STATE_DIR_PREFIX))
-    try:
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)

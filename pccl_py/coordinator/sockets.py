@@ -76,9 +76,31 @@ def _bind(router: zmq.asyncio.Socket, bind: Endpoint) -> None:
                 f"port {bind.port} on {bind.host} is in use: stop the coordinator that runs there "
                 "(`pccl status` shows it), or choose another port with --bind"
             )
-        else:
-            text = f"cannot listen on {bind}: {error.strerror}; choose another address with --bind"
-        raise ResourceError(error.errno, text) from None
+            raise ResourceError(error.errno, text) from None
+        raise _refused(bind, error.errno, error.strerror) from None
+
+
+@contextmanager
+def hold(bind: Endpoint, wanted: bool) -> Iterator[socket.socket]:
+    """Keeps the port for a standby, whom nobody may reach before it acts: bound and not listening,
+    so that calls are refused. If `wanted`; close it to listen there. A port that is in use may be
+    that of the coordinator it stands by for, and is asked for again when that is gone."""
+    family = socket.AF_INET6 if bind.is_v6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as kept:
+        if wanted and bind.port:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                kept.bind((bind.host, bind.port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise _refused(bind, error.errno, error.strerror) from None
+        yield kept
+
+
+def _refused(bind: Endpoint, number: int | None, why: str | None) -> ResourceError:
+    return ResourceError(
+        number, f"cannot listen on {bind}: {why}; choose another address with --bind"
+    )
 
 
 @contextmanager

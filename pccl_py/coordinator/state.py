@@ -103,12 +103,21 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """The journal takes no record, since when and why: no new view until it does."""
+
+    since: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Soft:
     """What is true in one epoch only.
 
     gone: members that are dead, overdue or have left, and why. evidence: (reporter, other) -> a
     lost link. stopped: a member stands in a flush that this life knows nothing of (R14).
-    timeouts, mismatches: wishes for a verdict, with who asked. wished: when the first wish came.
+    timeouts, mismatches: wishes for a verdict, with who asked. overdue: who has asked for one
+    because of the time. wished: when the first wish came.
     offers_told: how many had offered when the others were last named to them; offers_since: when
     that came to be out of date.
     reroute: why a view with other routes is wished for.
@@ -118,6 +127,7 @@ class Soft:
     evidence: Mapping[Edge, Evidence] = field(default_factory=dict)
     stopped: bool = False
     timeouts: Mapping[OpKey, tuple[PeerId, str]] = field(default_factory=dict)
+    overdue: frozenset[PeerId] = frozenset()
     mismatches: Mapping[OpKey, tuple[PeerId, Mismatch]] = field(default_factory=dict)
     leaving: frozenset[PeerId] = frozenset()
     refresh: bool = False
@@ -136,11 +146,10 @@ class State:
     """members: of `record`, by id, in order of joining. newcomers: who may still be at epoch 0 in
     this record. absent_until: members and pending peers without a connection, and when that makes
     them dead. former: ids that were members once, and why not now (R12). rolled: timed-out ops that
-    were rolled forward. plans: decided state elections of
-    this line. measured: by whom, to whom. judge_at: when to see whether other routes are worth a
-    view; rerouted_at: when they last were. retry_at: no admission round before. told, told_at: the
-    last Waiting; looked_at: when its text was last made; untold: pending peers that have heard
-    nothing yet."""
+    were rolled forward. plans: decided state elections of this line. measured: by whom, to whom.
+    judge_at: when to see whether other routes are worth a view; rerouted_at: when they last were.
+    retry_at: no admission round before. trouble: with the journal. told, told_at: the last Waiting;
+    looked_at: when its text was last made; untold: pending peers that have heard nothing yet."""
 
     config: Config
     boot: int = 0
@@ -160,6 +169,7 @@ class State:
     rerouted_at: float = float("-inf")
     rounds: int = 0
     retry_at: float = 0.0
+    trouble: Trouble | None = None
     disagreement: str = ""
     untold: frozenset[PeerId] = frozenset()
     told: str = ""

@@ -37,6 +37,8 @@ def advance(turn: Turn) -> None:
         if turn.soft.flush is not None:
             turn.soft = replace(turn.soft, flush=None)
         return
+    if turn.state.trouble is not None:  # nobody is stopped for a view that cannot come
+        return
     if turn.soft.flush is None:
         reason = _why_flush(turn.state, turn.now)
         if reason:

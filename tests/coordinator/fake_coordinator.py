@@ -14,13 +14,15 @@ from pathlib import Path
 import uvloop
 
 from pccl_py import config
-from pccl_py.coordinator import server
+from pccl_py.coordinator import server, tenure
 from pccl_py.coordinator.events import (
     Action,
     Close,
     Disconnected,
     Event,
     Journal,
+    JournalFailed,
+    JournalWorks,
     Received,
     Send,
     SetTimer,
@@ -66,6 +68,8 @@ def step(state: Names, event: Event, now: float) -> tuple[Names, Sequence[Action
             after = {key: name for key, name in state.items() if key != connection}
             name = state.get(connection, "a stranger")
             return after, [*_tell(after, f"lost {name}")]
+        case JournalFailed() | JournalWorks():
+            return state, _tell(state, type(event).__name__)
         case Tick():
             return state, [Send(int(state[-1]), Waiting("tick"))]
 
@@ -85,7 +89,7 @@ if __name__ == "__main__":
         bind=endpoint.parse(args.bind),
         timers=config.Timers(args.deadline),
         secret=settings.secret,
-        state_dir=args.state_dir,
+        place=tenure.Place(args.state_dir),
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(

@@ -13,7 +13,7 @@ other messages carry the epoch and round that the coordinator last spoke of, unl
       first; S stable, X raised: number of segments; then :late :root=b :among=a,b
       and a class of loss :strict :fixed :exchange :to_root :from_root; with a root: :spread)
     > a measured b=40 c=80/10 (milliseconds, then megabytes a second)
-    > wait SECONDS | restart | status
+    > wait SECONDS | restart | status | disk full | disk free
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Stage:
         self.boot = 0
         self.journal: Record | None = None
         self.run: str | None = None
+        self.is_full = False
         self.round: m.Round = (0, 0)
         self.state: State = initial(CONFIG)
         self.start()
@@ -66,6 +67,9 @@ class Stage:
     def feed(self, event: ke.Event) -> list[str]:
         before = self.state
         self.state, actions = machine.step(before, event, self.now)
+        if self.is_full and any(isinstance(action, ke.Journal) for action in actions):
+            self.state = before  # as the server does it
+            return [*self.feed(ke.JournalFailed("it is full")), *self.feed(event)]
         if not isinstance(event, ke.Started):
             invariants.check(before, self.state, actions)
         return [line for action in actions if (line := self.show(action))]
@@ -84,9 +88,13 @@ class Stage:
             return done
         if who == "restart":
             return self.start()
+        if who == "disk":
+            self.is_full = words[0] == "full"
+            return [] if self.is_full else self.feed(ke.JournalWorks())
         if who == "status":
             body = json.loads(self._status())
             picked = {k: body[k] for k in ("epoch", "line", "waiting", "awaited", "excluded")}
+            picked |= {"journal": body["journal"]} if body["journal"] else {}
             return [f"status {json.dumps(picked)}"]
         return self.peer(who, words[0], words[1:])
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pccl_py.coordinator import journal
-from pccl_py.coordinator.journal import Journal, Remembered
+from pccl_py.coordinator.journal import Journal
+from pccl_py.coordinator.store import Deposed, NotStored, Remembered
 from pccl_py.errors import ResourceError, UsageError
 from pccl_py.types import GroupRecord, Member, PeerId, Record
 
@@ -17,6 +24,10 @@ from pccl_py.types import GroupRecord, Member, PeerId, Record
 def _record(epoch: int) -> Record:
     member = Member(PeerId(7), "a", "g", "127.0.0.1", 1)
     return Record(1, epoch, epoch == 1, (member,), (GroupRecord("g", (PeerId(7),)),))
+
+
+def _whole_bytes(state_dir: Path) -> int:
+    return journal._read(state_dir / "journal")[1]
 
 
 def _reopened(state_dir: Path) -> Remembered:
@@ -40,9 +51,9 @@ def test_file_is_compacted_at_open_and_when_long(
     with Journal(tmp_path) as log:
         for epoch in range(1, 200):
             log.append(_record(epoch), "run")
-            assert (tmp_path / "journal").stat().st_size < 1200
+            assert _whole_bytes(tmp_path) < 1200
     _reopened(tmp_path)
-    assert (tmp_path / "journal").stat().st_size < 150
+    assert _whole_bytes(tmp_path) < 150
     assert _reopened(tmp_path).record == _record(199)
 
 
@@ -51,22 +62,23 @@ def test_append_is_on_disk_before_it_returns(
 ) -> None:
     with Journal(tmp_path) as log:
         synced: list[int] = []
-        monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+        monkeypatch.setattr(os, "fsync", lambda _: synced.append(_whole_bytes(tmp_path)))
         log.append(_record(1), "run")
-        assert synced == [(tmp_path / "journal").stat().st_size]
+        assert synced == [_whole_bytes(tmp_path)]
 
 
 def test_every_torn_tail_gives_the_record_before_it(tmp_path: Path) -> None:
     with Journal(tmp_path) as log:
         log.append(_record(1), "run")
-        before = (tmp_path / "journal").stat().st_size
+        before = _whole_bytes(tmp_path)
         log.append(_record(2), "run")
-    whole = (tmp_path / "journal").read_bytes()
+        size = _whole_bytes(tmp_path)
+    whole = (tmp_path / "journal").read_bytes()[:size]
     for cut in range(before, len(whole)):
         for tail in (b"", bytes(len(whole) - cut)):  # some file systems fill up with zeros
             (tmp_path / "journal").write_bytes(whole[:cut] + tail)
-            past = journal._read(tmp_path / "journal")
-            assert past.record == _record(1), cut
+            past, end = journal._read(tmp_path / "journal")
+            assert (past.record, end) == (_record(1), before), cut
     with Journal(tmp_path) as log:  # and the next life writes over it
         log.append(_record(2), "run")
     assert _reopened(tmp_path).record == _record(2)
@@ -75,7 +87,7 @@ def test_every_torn_tail_gives_the_record_before_it(tmp_path: Path) -> None:
 def test_damage_before_whole_entries_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path) as log:
         log.append(_record(1), "run")
-        middle = (tmp_path / "journal").stat().st_size - 1
+        middle = _whole_bytes(tmp_path) - 1
         log.append(_record(2), "run")
     data = bytearray((tmp_path / "journal").read_bytes())
     data[middle] ^= 1
@@ -102,14 +114,132 @@ def test_errors_of_the_operating_system_keep_errno(
         Journal(tmp_path / "file" / "below")
     assert caught.value.errno == errno.ENOTDIR
 
-    def full(_fd: int, _data: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def broken(_fd: int, _data: object, _offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
 
     with Journal(tmp_path / "state") as log:
-        monkeypatch.setattr(os, "write", full)
-        with pytest.raises(ResourceError, match="No space left") as caught:
+        monkeypatch.setattr(os, "pwrite", broken)
+        with pytest.raises(ResourceError, match="cannot be used: Input/output error") as caught:
             log.append(_record(1), "run")
-        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.errno == errno.EIO
+        assert not isinstance(caught.value, NotStored), "trying again would help nobody"
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+@contextmanager
+def _room(bytes_max: int) -> Iterator[None]:
+    """No file of this process may be longer: as good as a full disk, and anybody can have it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_max, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_does_not_fit_is_not_stored_and_what_was_stays(tmp_path: Path) -> None:
+    with Journal(tmp_path) as log:
+        log.append(_record(1), "run")
+        with _room(_whole_bytes(tmp_path) + 10):
+            for _ in range(2):
+                with pytest.raises(NotStored, match=r"takes no record: File too large \(EFBIG\)"):
+                    log.append(_record(2), "run")
+                with pytest.raises(NotStored):
+                    log.probe()
+            assert journal._read(tmp_path / "journal")[0].record == _record(1)
+            assert log.remembered.record == _record(1)
+        log.probe()
+        assert journal._read(tmp_path / "journal")[0].record == _record(1), "a try is no entry"
+        log.append(_record(2), "run")
+    assert _reopened(tmp_path).record == _record(2)
+
+
+def test_room_is_set_aside_for_views_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "COMPACT_BYTES", 4096)
+    with Journal(tmp_path) as log:
+        size = (tmp_path / "journal").stat().st_size
+        assert size == _whole_bytes(tmp_path) + 4096
+        assert os.stat(tmp_path / "journal").st_blocks * 512 >= 4096
+        with _room(size):  # nothing may grow; a smaller file in its place is another matter
+            for epoch in range(1, 40):
+                log.append(_record(epoch), "run")
+    assert _reopened(tmp_path).record == _record(39)
+
+
+def test_a_life_begins_on_a_full_disk_if_a_few_bytes_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path) as log:
+        log.append(_record(1), "run")
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", lambda *_: full(0))
+        with Journal(tmp_path) as log:
+            assert log.remembered == Remembered(2, _record(1), "run")
+            assert not (tmp_path / "journal.new").exists(), "it gives back what it took"
+            log.append(_record(2), "run")
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(NotStored, match="No space left"):
+            Journal(tmp_path)
+    assert _reopened(tmp_path) == Remembered(4, _record(2), "run"), "boots are never used twice"
+
+
+def test_a_file_whose_fsync_failed_is_not_trusted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path) as log:
+        log.append(_record(1), "run")
+        old = (tmp_path / "journal").stat().st_ino
+
+        def full(_fd: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(NotStored):
+                log.append(_record(2), "run")
+        log.append(_record(3), "run")
+        assert (tmp_path / "journal").stat().st_ino != old
+    assert _reopened(tmp_path).record == _record(3)
+
+
+# ---------------------------------------------------------------- whose it is
+
+
+def test_a_journal_that_another_took_over_is_left_alone(tmp_path: Path) -> None:
+    with Journal(tmp_path) as first:
+        first.append(_record(1), "run")
+        (tmp_path / "lock").unlink()  # as a network file system may lose one
+        with Journal(tmp_path) as second:
+            with pytest.raises(Deposed, match="another coordinator has taken"):
+                first.append(_record(2), "run")
+            second.append(_record(3), "run")
+    assert _reopened(tmp_path).record == _record(3)
+
+
+def test_a_journal_that_was_tidied_away_is_written_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with Journal(folder) as log:
+        shutil.rmtree(folder)
+        log.append(_record(5), "run")
+    assert _reopened(folder) == Remembered(2, _record(5), "run")
+
+
+def test_only_the_owner_may_read_it_and_not_everybody_write_beside_it(tmp_path: Path) -> None:
+    Journal(tmp_path / "new").close()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    assert modes == {"journal": 0o600, "lock": 0o600}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "new").chmod(0o777)
+    with pytest.raises(UsageError, match="may be written by everybody: `chmod o-w` it"):
+        Journal(tmp_path / "new")
 
 
 def test_failed_open_releases_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,3 +276,35 @@ def test_leftovers_are_swept_and_what_is_in_use_is_not(tmp_path: Path) -> None:
         left = {path.name for path in tmp_path.iterdir()}
     assert left == {"x-used", "x-young", "y-other", "x-file", "x-link"}
     assert (tmp_path / "y-other" / "journal").exists()
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """As root, on a file system of 64 KiB; the tests above are for everybody."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "pccl-test", str(tmp_path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        with Journal(tmp_path) as log:
+            log.append(_record(1), "run")
+            _fill(tmp_path / "filler")
+            with pytest.raises(NotStored, match=r"takes no record: No space left .*\(ENOSPC\)"):
+                _append_many(log)
+            stored = log.remembered.record
+            (tmp_path / "filler").unlink()
+            log.probe()
+            assert journal._read(tmp_path / "journal")[0].record == stored
+            log.append(_record(100), "run")
+        assert _reopened(tmp_path).record == _record(100)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def _fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def _append_many(log: Journal) -> None:
+    for epoch in range(2, 100):
+        log.append(_record(epoch), "run")

@@ -106,7 +106,7 @@ MUTANTS: tuple[tuple[str, object, str, object, str], ...] = (
     (
         "R16 a cancelled round is released",
         admission,
-        "_release",
+        "release",
         _release_silently,
         "a newcomer that vanishes",
     ),
