@@ -107,6 +107,13 @@ def _holders_are_in_the_ring(before: State, after: State, actions: Sequence[Acti
     )
 
 
+def _fresh_views_have_no_past(before: State, after: State, actions: Sequence[Action]) -> bool:
+    record = after.record
+    if record is None or not record.fresh:
+        return True
+    return not any(group.verdicts or group.stable for group in record.groups)
+
+
 def _nobody_is_two_things(before: State, after: State, actions: Sequence[Action]) -> bool:
     return not (
         after.pending.keys() & after.members.keys()
@@ -143,6 +150,7 @@ PROPERTIES: dict[str, Callable[[State, State, Sequence[Action]], bool]] = {
     "order of joining never changes": _members_keep_their_order,
     "only a fresh line has new members": _only_safe_points_grow,
     "holders are places in the ring": _holders_are_in_the_ring,
+    "a new line begins without a past (R11)": _fresh_views_have_no_past,
     "nobody is two things": _nobody_is_two_things,
     "soft state speaks of the living": _soft_state_is_of_the_living,
     "connections agree": _connections_agree,

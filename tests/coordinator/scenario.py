@@ -6,7 +6,7 @@ other messages carry the epoch and round that the coordinator last spoke of, unl
 
     > a hello [epoch=N] [stopped] [holding=BOOT.N] [min=N] [run=R] [group=G]
     > a drop | leave | refresh | repaired | lost b | timeout OP [text]
-    > a sp PASSED SUBMITTED | at POSITION
+    > a sp PASSED SUBMITTED [round=BOOT.N] | at POSITION
     > a mismatch OP b FIELD MINE THEIRS | offer SEQ REVISION key=digit ...
     > a answer [epoch=N] [stable=N] [contexts=7:1,8:2] [unreachable=b] [leaving]
       OP=R:01 OP=S:2 OP=X:2 (bits: segment 0
@@ -157,7 +157,9 @@ class Stage:
                 op, other, field, mine, theirs = words
                 return m.Mismatch(epoch, _op(op), self.id(other), field, mine, theirs)
             case "sp":
-                return m.Sp(epoch, self.round, int(words[0]), int(words[1]))
+                boot, _, number = options.get("round", "").partition(".")
+                round_ = (int(boot), int(number)) if number else self.round
+                return m.Sp(epoch, round_, int(words[0]), int(words[1]))
             case "at":
                 return m.At(epoch, self.round, int(words[0]))
             case "offer":

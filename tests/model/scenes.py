@@ -14,6 +14,7 @@ from tests.model.world import SUB, Scene
 P = ("plain", 1, False)
 LEAVER = ("plain", 1, True)
 END, BEGIN = ("end", 1, False), ("begin", 1, False)
+END_TWO = ("end", 2, False)
 FLIGHT = ("flight", 1, False)
 TWICE, ASYNC = ("twice", 1, False), ("async", 2, False)
 PAIR = ("pair", 2, False)
@@ -104,6 +105,9 @@ QUICK = (
 )
 
 LONG = (
+    Scene("a join, a time-out", (END, END, BEGIN), formed=2, timeouts=1),
+    Scene("a newcomer comes, goes and comes", (END_TWO, END_TWO, ("begin", 2, False)), formed=2,
+          flaps=1),
     Scene("all three leave", (LEAVER, LEAVER, LEAVER)),
     Scene("K crashes after a false death", (P, P), formed=2, crashes=1, flaps=1, eager=True),
     Scene("a death, two segments", (P, P, P), deaths=1, mortal=(2,), segments=2),

@@ -128,6 +128,10 @@ def _check_reason(model: Model, world: World, engine: Engine, op: int, outcome: 
     if outcome == ("error", Code.PEER_LOST):
         gone = [p for p in among if p not in engine.ring or _is_gone(model, world, p)]
         require(bool(gone), f"op {op} misses a peer only if one that takes part is gone")
+    elif spec.on_loss is OnLoss.STRICT and outcome != ("error", Code.DEADLINE_EXCEEDED):
+        assert isinstance(outcome, tuple)
+        with_all = all(contributors == among for _, contributors in outcome[1])
+        require(with_all, f"a strict op {op} ends well only with all who began it (R2)")
     elif outcome != ("error", Code.DEADLINE_EXCEEDED) and spec.on_loss is OnLoss.TO_ROOT:
         root: Engine = model.es.items[world.players[spec.root - 1].engine]
         whole = any(mine.number == op and None not in mine.final for mine in root.ops)

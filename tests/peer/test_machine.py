@@ -50,12 +50,16 @@ class Rig:
         return [a.message for a in self.feed(event) if isinstance(a, pe.Send)]
 
 
-@pytest.fixture
-def member() -> Rig:
+def a_member() -> Rig:
     rig = Rig()
     rig.feed(pe.Connected())
     rig.get(m.Install(record(1, ME, OTHER, fresh=True)))
     return rig
+
+
+@pytest.fixture
+def member() -> Rig:
+    return a_member()
 
 
 def test_hello_tells_where_it_stands(member: Rig) -> None:
