@@ -49,8 +49,9 @@ def join(
     """Joins a run and returns when this process is a member of its group.
 
     Args (each: argument, else environment, else default):
-        coordinator: "HOST:PORT" or "[v6]:PORT", several separated by commas (the first that answers
-            is taken); PCCL_COORDINATOR; 127.0.0.1:48148.
+        coordinator: "HOST:PORT" or "[v6]:PORT"; PCCL_COORDINATOR; 127.0.0.1:48148. Several that
+            serve the run in turn (`pccl coordinator --standby`) are separated by commas: the one
+            that acts is found, and found again when another takes over.
         run: the run's id; PCCL_RUN; "default".
         group: collectives span one group; PCCL_GROUP; "default".
         name: what people call this peer, at most 64 bytes; w{RANK}, or host and pid.
@@ -84,7 +85,8 @@ def join(
     where = address.first_reachable(endpoints, reach_until)
     listening = address.listen_on(bind, where)
     reached = address.advertised(advertise, listening, where)
-    if settings.secret is None and address.needs_secret(where, listening, reached):
+    called = address.all_numeric(endpoints, where)
+    if settings.secret is None and address.needs_secret(*called, listening, reached):
         raise UsageError(
             "a run secret is required off loopback: set PCCL_SECRET or PCCL_SECRET_FILE to the one "
             "that the coordinator has"
@@ -112,7 +114,7 @@ def join(
             min_members=min_members,
             detection_s=timers.detection_s,
         )
-        control = Control(ControlConfig(where, settings.secret, timers, CONNECT_S), first, engine)
+        control = Control(ControlConfig(called, settings.secret, timers), first, engine)
     except BaseException:
         engine.close()
         raise

@@ -29,6 +29,7 @@ LAYERS = {
     "pccl_py.coordinator.tenure": 4,
     "pccl_py.coordinator.sockets": 4,
     "pccl_py.peer.control": 4,
+    "pccl_py.peer.calls": 4,
     "pccl_py.communicator": 5,
     "pccl_py.collectives": 5,
     "pccl_py.exchanges": 5,

@@ -5,12 +5,15 @@ Looks names up and asks the kernel for routes; sends nothing.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Sequence
 
 from pccl_py.errors import CoordinatorLost, UsageError
 from pccl_py.protocol.endpoint import Endpoint, is_loopback, parse
+
+_log = logging.getLogger("pccl.peer")
 
 
 def resolve(endpoint: Endpoint) -> Endpoint:
@@ -48,6 +51,19 @@ def first_reachable(endpoints: Sequence[Endpoint], until: float) -> Endpoint:
                 "`pccl coordinator --bind HOST:PORT`, or check PCCL_COORDINATOR"
             )
         time.sleep(0.2)
+
+
+def all_numeric(endpoints: Sequence[Endpoint], first: Endpoint) -> tuple[Endpoint, ...]:
+    """Numeric forms, each once, beginning with `first`, which is one of them; a name that cannot be
+    looked up is left out with a warning."""
+    found = dict.fromkeys([first])
+    for endpoint in endpoints:
+        try:
+            found[resolve(endpoint)] = None
+        except OSError as error:
+            why = error.strerror or str(error)
+            _log.warning("coordinator %s is left out: its name: %s", endpoint, why)
+    return tuple(found)
 
 
 def local_address(coordinator: Endpoint) -> str:

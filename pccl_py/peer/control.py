@@ -38,6 +38,7 @@ from pccl_py.errors import (
     from_code,
 )
 from pccl_py.peer import machine
+from pccl_py.peer.calls import Calls
 from pccl_py.peer.events import (
     Action,
     Connected,
@@ -75,10 +76,11 @@ _FROM_COORDINATOR = frozenset(kind for code, kind in CODES.items() if code >= 64
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    coordinator: Endpoint
+    """coordinators: numeric, all that are listed; one of them acts."""
+
+    coordinators: tuple[Endpoint, ...]
     secret: bytes | None
     timers: Timers
-    connect_s: float
 
 
 class Mailbox:
@@ -156,7 +158,7 @@ class Control:
         self._stop: asyncio.Event | None = None
         self._socket: zmq.asyncio.Socket | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._fd = -1  # of the control connection, for a forked child
+        self._calls: Calls | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._body, name="pccl-control", daemon=True)
 
@@ -194,8 +196,9 @@ class Control:
     def abandon_after_fork(self) -> None:
         """In a forked child: closes the inherited connection, so that the child does not hide its
         parent's death."""
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self._calls is not None:
+            for fd in self._calls.take_fds():
+                os.close(fd)
 
     # ------------------------------------------------------------ the thread
 
@@ -217,6 +220,7 @@ class Control:
         context = zmq.asyncio.Context()
         socket = _open_dealer(context, self._config)
         self._socket = socket
+        calls = self._calls = Calls(socket, self._config.coordinators)
         monitor = socket.get_monitor_socket(
             zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
@@ -226,9 +230,9 @@ class Control:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._receive(socket)),
-                    group.create_task(self._watch(monitor)),
+                    group.create_task(self._watch(monitor, calls)),
                 ]
-                socket.connect(self._config.coordinator.zmq_address)
+                calls.begin()
                 await self._stop.wait()
                 for task in tasks:
                     task.cancel()
@@ -236,7 +240,7 @@ class Control:
             self._loop.remove_reader(self._engine.event_fd)
             if self._timer is not None:
                 self._timer.cancel()
-            self._fd = -1
+            self._calls = None
             self._socket = None
             socket.disable_monitor()
             monitor.close(linger=0)
@@ -251,23 +255,25 @@ class Control:
             except ProtocolError as error:
                 text = f"the coordinator sent what it must not: {error}"
                 if self.mailbox.record is None:
-                    text += f"; is {self._config.coordinator} the coordinator's port?"
+                    listed = ", ".join(map(str, self._config.coordinators))
+                    text += f"; is {listed} the coordinator's port?"
                 self._on_failure(from_code(Code.PROTOCOL, text))
                 continue
             if _is_for_peer(message):
                 self._on_event(Received(message))
 
-    async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
+    async def _watch(self, monitor: zmq.asyncio.Socket, calls: Calls) -> None:
         while True:
             event = parse_monitor_message(await monitor.recv_multipart())
             kind = event["event"]
+            address = event["endpoint"].decode(errors="replace")
             if kind == zmq.EVENT_CONNECTED:
-                self._fd = int(event["value"])
+                calls.connected(address, int(event["value"]))
             elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.mailbox.put(connected=True)
-                self._on_event(Connected())
-            else:
-                self._fd = -1
+                if calls.answered(address):
+                    self.mailbox.put(connected=True)
+                    self._on_event(Connected())
+            elif calls.broke(address):
                 self.mailbox.put(connected=False)
                 self._on_event(Disconnected())
 
@@ -350,8 +356,8 @@ class Control:
         assert isinstance(sent, asyncio.Future)
         assert sent.done(), "NOBLOCK is settled at once"
         if sent.exception() is not None:
-            # The queue is full: nobody reads at the other end. What still holds is said again
-            # after the next Hello.
+            # The queue is full: nobody reads at the other end; or it is lost, and we are about to
+            # hear of it. What still holds is said again after the next Hello.
             self._log.warning("the coordinator does not read: %s was not sent", type(message))
 
     def _encoded(self, message: FromPeer) -> bytes:
@@ -374,7 +380,8 @@ def _open_dealer(context: zmq.asyncio.Context, config: ControlConfig) -> zmq.asy
         zmq.HEARTBEAT_IVL: max(1, int(1000 * config.timers.heartbeat_s)),
         zmq.HEARTBEAT_TIMEOUT: silence_ms,
         zmq.HEARTBEAT_TTL: max(100, silence_ms),
-        zmq.IPV6: int(config.coordinator.is_v6),
+        # With several, nothing may be queued for one that is only being called.
+        zmq.IMMEDIATE: int(len(config.coordinators) > 1),
     }
     for option, value in options.items():
         socket.setsockopt(option, value)

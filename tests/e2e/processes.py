@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from pccl_py.coordinator import embedded
+from pccl_py.launch import inquiry
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBER = Path(__file__).with_name("member.py")
@@ -80,6 +81,17 @@ class Process:
 
     def events(self, event: str) -> list[dict]:
         return [line for line in self.seen if line["event"] == event]
+
+
+def status_until(address: str, done: Callable[[inquiry.Json], bool]) -> inquiry.Json:
+    """The first status of the run of which `done` holds; fails loudly after 20 s."""
+    until = time.monotonic() + 20
+    while True:
+        _, found = inquiry.status(address, "", None)
+        if done(found):
+            return found
+        assert time.monotonic() < until, found
+        time.sleep(0.05)
 
 
 @contextmanager
