@@ -18,6 +18,7 @@ DEFAULT_RUN = "default"
 DEFAULT_GROUP = "default"
 DEFAULT_DEADLINE_S = 600.0
 DEADLINE_MAX_S = 30 * 86400.0
+HANDSHAKE_MIN_S = 2.0
 SECRET_BYTES_MAX = 4096
 LOG_LEVELS = ("debug", "info", "warning", "error")
 CHECKSUMS = ("auto", "full")
@@ -63,6 +64,17 @@ class Timers:
     @property
     def heartbeat_s(self) -> float:
         return self.detection_s / 5
+
+    @property
+    def silence_s(self) -> float:
+        """A data link on which nothing was heard for so long is lost. Heartbeats come seven times
+        as often. The rest of detection_s is for the coordinator and the next view."""
+        return 0.7 * self.detection_s
+
+    @property
+    def handshake_s(self) -> float:
+        """How long a data link may take to come up; time for a lost packet or two."""
+        return max(HANDSHAKE_MIN_S, 0.8 * self.detection_s)
 
 
 def default_name(environ: Mapping[str, str], host: str, pid: int) -> str:

@@ -100,6 +100,8 @@ def join(
         proof=_link_proof(settings.secret, settings.run),
         checksum_payload=settings.checksum == "full" or not listening.is_loopback,
         links=links or 0,
+        handshake_ms=int(1000 * timers.handshake_s),
+        silence_ms=max(1, int(1000 * timers.silence_s)),
     )
     try:
         if name is None:

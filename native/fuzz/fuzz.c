@@ -90,3 +90,10 @@ const char *__ubsan_default_options(void);
 const char *__ubsan_default_options(void) {
     return "abort_on_error=1:print_stacktrace=1";
 }
+
+bool fz_is_beat(size_t at, uint8_t byte) {
+    uint8_t beat[PC_HEADER_BYTES + PC_RELAY_BYTES];
+    struct pc_header header = {.type = PC_MARK};
+    pc_header_put(beat, &header, NULL);
+    return byte == beat[at % PC_HEADER_BYTES];
+}

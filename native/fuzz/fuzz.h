@@ -48,6 +48,8 @@ uint32_t fz_random(uint64_t *state);
  * and checksum; FITTED also with the length of what follows and the epoch given. */
 enum fz_honesty { FZ_RAW = 0, FZ_SEALED = 1, FZ_FITTED = 2, FZ_HONESTIES = 3 };
 struct pc_header fz_header(const uint8_t *bytes, size_t n); /* what it says, right or wrong */
+/* Whether this byte may stand there in a stream of nothing but heartbeats. */
+bool fz_is_beat(size_t at, uint8_t byte);
 void fz_seal(uint8_t *frame, size_t n, enum fz_honesty honesty, uint32_t epoch);
 
 /* Given by each target. */

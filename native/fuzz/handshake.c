@@ -3,8 +3,8 @@
  * wrong in pieces, hangs up, floods, lets time pass, installs views and answers the calls they
  * make.
  *
- * Stands for net.c, and for pccl.c behind the functions at the end of io.h: pc_engine_commands is
- * called once per turn of the loop, and plays the next record. */
+ * Stands for net.c (with still.c), and for pccl.c behind the functions at the end of io.h:
+ * pc_engine_commands is called once per turn of the loop, and plays the next record. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -21,6 +21,7 @@
 #define SELF         7u /* between the smaller and the greater ids, for who calls whom */
 #define RUN          UINT64_C(0x1234)
 #define HANDSHAKE_MS 10000
+#define SILENCE_MS   7000
 #define CALLS_MAX    160 /* at a time; more than the strangers that are let in */
 #define BYTES        512
 
@@ -34,9 +35,10 @@ struct call {
     uint32_t said_count, heard_count;
     bool more;        /* something was said after the handshake: frames, which may be bad */
     bool may_be_gone; /* a view was installed without the peer, or its time was over */
-    uint64_t born_ns;
+    uint64_t born_ns, spoke_ns;
 };
 
+static const uint8_t proof[32] = "the proof of the run, 32 bytes.";
 static struct call calls[CALLS_MAX];
 static int listen_fd;
 static bool refuse_connects;
@@ -71,7 +73,7 @@ static int pair_for(struct call *call) {
     int fds[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
         return -1;
-    *call = (struct call){.fd = fds[0], .their_fd = -1, .born_ns = now_ns};
+    *call = (struct call){.fd = fds[0], .their_fd = -1, .born_ns = now_ns, .spoke_ns = now_ns};
     return fds[1];
 }
 
@@ -127,27 +129,6 @@ long pc_net_send(int fd, struct iovec *slices, int count) {
     return sent < 0 ? -(long)errno : (long)sent;
 }
 
-void pc_net_path(int fd, struct pc_net_path *path) {
-    *path = (struct pc_net_path){
-        .rtt_us = (uint32_t)fd * 1000, .rtt_us_min = (uint32_t)fd * 900, .mss = 1448};
-}
-
-void pc_net_is_long(int fd) {
-    (void)fd;
-}
-
-void pc_net_bound(int fd, uint64_t rate) {
-    (void)fd;
-    (void)rate;
-}
-
-void pc_net_raise_descriptors(void) {
-}
-
-bool pc_net_is_numeric(const char *host) {
-    return host[0] != 0;
-}
-
 /* ---- what must hold ---------------------------------------------------------------------------
  */
 
@@ -158,8 +139,6 @@ static void forget(struct call *call) {
     call->fd = call->their_fd = -1;
 }
 
-static const uint8_t proof[32] = "the proof of the run, 32 bytes.";
-
 /* PROTOCOL.md 1.1, once more. Returns whom it is from, or 0. */
 static uint64_t right_shake(const struct call *call) {
     struct pc_handshake shake;
@@ -167,19 +146,24 @@ static uint64_t right_shake(const struct call *call) {
         return 0;
     bool right = shake.run == RUN && shake.to == SELF && shake.from != SELF &&
                  memcmp(shake.proof, proof, sizeof proof) == 0;
-    if (call->outbound && shake.from != call->peer)
-        return 0;
-    return right ? shake.from : 0;
+    return right && (!call->outbound || shake.from == call->peer) ? shake.from : 0;
 }
 
-/* Takes what the engine says. true: it has closed the connection. */
+static bool wants_beats(const struct call *call) {
+    struct pc_handshake shake;
+    return right_shake(call) && !pc_handshake_get(call->said, &shake) && shake.beat_ms;
+}
+
+/* Takes what the engine says: its handshake, heartbeats. true: it has closed the connection. */
 static bool hear(struct call *call) {
     uint8_t bytes[4096];
     for (;;) {
         ssize_t n = recv(call->fd, bytes, sizeof bytes, MSG_DONTWAIT);
         if (n <= 0)
             return n == 0 || errno != EAGAIN;
-        call->heard_count += (uint32_t)n;
+        for (ssize_t i = 0; i < n; i++, call->heard_count++)
+            if (call->heard_count >= PC_HANDSHAKE_BYTES)
+                FZ_CHECK(wants_beats(call) && fz_is_beat(call->heard_count, bytes[i]));
     }
 }
 
@@ -197,6 +181,7 @@ static void check_calls(bool time_is_over) {
         FZ_CHECK(!time_is_over || gone || from);
         bool linked = from && call->heard_count >= PC_HANDSHAKE_BYTES;
         bool is_member = from && from < 16 && members[from];
+        call->may_be_gone |= now_ns - call->spoke_ns >= SILENCE_MS * UINT64_C(1000000);
         if (linked && is_member && !call->more && !call->may_be_gone)
             FZ_CHECK(!gone);
         strangers += !call->outbound && !gone && !(linked && is_member);
@@ -220,6 +205,7 @@ static void say(struct call *call, const uint8_t *bytes, size_t n) {
             call->more = true;
     }
     call->may_be_gone |= now_ns - call->born_ns >= HANDSHAKE_MS * UINT64_C(1000000);
+    call->spoke_ns = sent > 0 ? now_ns : call->spoke_ns;
     right_ever += unfinished && right_shake(call);
 }
 
@@ -230,7 +216,8 @@ static void shake(struct call *call, struct fz_reader *bytes) {
     struct pc_handshake mine = {.run = how % 16 == 1 ? RUN + 1 : RUN,
                                 .from = call->outbound && who < 200 ? call->peer : from[who % 9],
                                 .to = how % 16 == 2 ? 9 : SELF,
-                                .epoch = epoch};
+                                .epoch = epoch,
+                                .beat_ms = (how / 16 + who % 4u) * 100u};
     memcpy(mine.proof, proof, sizeof proof);
     if (how % 16 == 3)
         mine.proof[who % sizeof proof] ^= 1;
@@ -421,7 +408,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                  .peer = SELF,
                                  .scratch_bytes = 1 << 20,
                                  .handshake_ms = HANDSHAKE_MS,
-                                 .checksum_payload = 1};
+                                 .checksum_payload = 1,
+                                 .silence_ms = SILENCE_MS};
     memcpy(config.proof, proof, sizeof proof);
     uint16_t port;
     int os_error;

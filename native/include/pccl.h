@@ -123,6 +123,7 @@ struct pccl_config {
     uint32_t handshake_ms;  /* a link that has not shown a valid handshake by then is closed */
     int32_t checksum_payload; /* 1: CRC32C over header and payload; 0: header only */
     uint32_t links;           /* connections per pair, at most 16; 0: found out by measuring */
+    uint32_t silence_ms;      /* a link on which nothing was heard for so long is lost; 0: never */
 };
 
 /* One member of the engine's group, in ring order. */

@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "beats.h"
 #include "check.h"
 #include "net.h"
 
@@ -137,6 +138,7 @@ static bool equal_secret(const uint8_t *a, const uint8_t *b, size_t n) {
 static void prepare_shake(struct pc_io *io, struct pc_conn *conn, uint64_t to) {
     struct pc_handshake mine = {
         .run = io->config.run, .from = io->config.peer, .to = to, .epoch = pc_core_epoch(io->core)};
+    mine.beat_ms = pc_beats_wanted_ms(io);
     ssize_t got = getrandom(mine.nonce, sizeof mine.nonce, 0);
     PC_ASSERT(got == (ssize_t)sizeof mine.nonce);
     memcpy(mine.proof, io->config.proof, sizeof mine.proof);
@@ -171,6 +173,7 @@ static void attach(struct pc_io *io, struct pc_conn *conn) {
     conn->state = PC_CONN_LINKED;
     conn->link = link;
     pc_conn_watch(io, conn, EPOLLIN);
+    pc_beats_linked(io, conn);
     pc_net_path(conn->fd, &conn->path);
     conn->is_long = conn->path.rtt_us_min >= PC_LONG_RTT_US;
     if (conn->is_long)
@@ -225,6 +228,7 @@ static void judge_shake(struct pc_io *io, struct pc_conn *conn) {
         return;
     }
     conn->peer = theirs.from;
+    conn->beat_ms = theirs.beat_ms;
     if (conn->outbound) {
         if (conn->out_sent == PC_HANDSHAKE_BYTES)
             attach(io, conn);

@@ -188,6 +188,7 @@ void pc_handshake_put(uint8_t out[PC_HANDSHAKE_BYTES], const struct pc_handshake
     pc_put_u32(out + 36, shake->capabilities);
     memcpy(out + 40, shake->nonce, 16);
     memcpy(out + 56, shake->proof, 32);
+    pc_put_u32(out + 88, shake->beat_ms);
     pc_put_u32(out + 92, pc_crc32c(0, out, 92));
 }
 
@@ -205,5 +206,6 @@ const char *pc_handshake_get(const uint8_t in[PC_HANDSHAKE_BYTES], struct pc_han
     shake->capabilities = pc_get_u32(in + 36);
     memcpy(shake->nonce, in + 40, 16);
     memcpy(shake->proof, in + 56, 32);
+    shake->beat_ms = pc_get_u32(in + 88);
     return NULL;
 }

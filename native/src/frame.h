@@ -72,6 +72,7 @@ struct pc_handshake {
     uint32_t capabilities;
     uint8_t nonce[16];
     uint8_t proof[32];
+    uint32_t beat_ms; /* how often the sender wants to hear something; 0: never */
 };
 
 /* What stands before a payload; known from the first 4 bytes. */

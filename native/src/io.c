@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "beats.h"
 #include "check.h"
 #include "conn.h"
 #include "net.h"
@@ -64,6 +65,7 @@ static void read_link(struct pc_io *io, struct pc_conn *conn) {
             return;
         }
         budget -= (size_t)n;
+        conn->heard = true;
         if (direct) {
             pc_core_rx_done(io->core, conn->link, (size_t)n);
         } else {
@@ -86,8 +88,12 @@ static void write_link(struct pc_io *io, struct pc_conn *conn) {
     struct pc_slice slices[PC_SLICES_MAX];
     struct iovec iov[PC_SLICES_MAX];
     uint32_t base = conn->events & ~(uint32_t)EPOLLOUT;
+    if (conn->beat_sent && !pc_beats_send(io, conn))
+        return;
     for (;;) {
         int count = pc_core_tx(io->core, conn->link, slices);
+        if (!count && conn->beat_is_due && !pc_beats_send(io, conn))
+            return;
         if (!count)
             break;
         for (int i = 0; i < count; i++)
@@ -104,6 +110,7 @@ static void write_link(struct pc_io *io, struct pc_conn *conn) {
             pc_conn_failed(io, conn, text);
             return;
         }
+        conn->wrote = true;
         pc_core_sent(io->core, conn->link, (size_t)n);
         pc_paths_sent(io, conn, (uint64_t)n);
     }
@@ -236,7 +243,7 @@ static uint64_t next_deadline(const struct pc_io *io) {
     for (uint32_t i = 0; i < io->mate_count; i++)
         if (io->mates[i].retry_ns && io->mates[i].retry_ns < at)
             at = io->mates[i].retry_ns;
-    return pc_paths_deadline(io, at);
+    return pc_beats_deadline(io, pc_paths_deadline(io, at));
 }
 
 static void on_time(struct pc_io *io, uint64_t now_ns) {
@@ -249,6 +256,7 @@ static void on_time(struct pc_io *io, uint64_t now_ns) {
         if (io->mates[i].retry_ns && now_ns >= io->mates[i].retry_ns)
             pc_conn_again(io, &io->mates[i]);
     pc_paths_on_time(io, now_ns);
+    pc_beats_on_time(io, now_ns);
     pc_core_tick(io->core, now_ns);
 }
 

@@ -46,6 +46,10 @@ struct pc_conn {
     uint32_t in_have, out_sent;
     uint8_t *staging;
     uint32_t staged, taken; /* bytes [taken, staged) of staging wait for the core */
+    uint32_t beat_ms;       /* LINKED: how often the other end wants to hear something; 0: never */
+    uint32_t beat_sent;     /* bytes of a heartbeat that is half sent */
+    uint32_t silent_ms;     /* nothing was heard for so long */
+    bool beat_is_due, heard, wrote; /* the last two: since the last look */
 };
 
 /* Another member of the view, as the shell reaches it. */
@@ -75,6 +79,8 @@ struct pc_io {
     uint64_t pace_ns, pace_from_ns; /* its interval's end and beginning; 0: none runs */
     uint64_t paths_ns;              /* when paths are sampled next; 0: nothing was sent since */
     uint64_t grow_ns;               /* when links are counted next; 0: nothing to count */
+    uint64_t beat_ns;               /* when links are looked at next, for silence; 0: never */
+    uint32_t look_ms;               /* how long after the look before */
     uint64_t links_refused;
     uint64_t births;
     bool failed;

@@ -17,10 +17,10 @@ if ! command -v valgrind > /dev/null 2>&1; then
 fi
 mkdir -p "$out"
 flags=$(sed -n '/^FLAGS = (/,/^)/s/^ *"\(.*\)",.*/\1/p' pccl_py/dataplane/build.py)
-shell=$(sed -n 's/^SHELL = (\(.*\))/\1/p' pccl_py/dataplane/build.py | tr -d '",')
+shell=$(sed -n 's/^SHELL = "\(.*\)"/\1/p' pccl_py/dataplane/build.py)
 sources=
 for file in native/src/*.c; do
-    case " $shell " in *" $(basename "$file") "*) ;; *) sources="$sources $file" ;; esac
+    case " $shell " in *" $(basename "$file" .c) "*) ;; *) sources="$sources $file" ;; esac
 done
 # shellcheck disable=SC2086 # words are meant to split
 gcc $flags -g -Inative/include -Inative/src native/tests/callgrind.c $sources -o "$out/callgrind"

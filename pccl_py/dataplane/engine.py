@@ -98,6 +98,7 @@ class Engine:
         scratch_bytes: int = SCRATCH_BYTES,
         links: int = 0,
         handshake_ms: int = 10_000,
+        silence_ms: int = 0,
     ) -> None:
         host = ffi.new("char[]", bind_host.encode())
         config = ffi.new(
@@ -112,6 +113,7 @@ class Engine:
                 "handshake_ms": handshake_ms,
                 "checksum_payload": int(checksum_payload),
                 "links": links,
+                "silence_ms": silence_ms,
             },
         )
         handle = ffi.new("pccl_engine **")

@@ -36,10 +36,16 @@ def crc32c(data: bytes) -> int:
 
 
 def handshake(
-    *, run: int = RUN, peer: int = 99, to: int, proof: bytes = PROOF, version: int = 2
+    *,
+    run: int = RUN,
+    peer: int = 99,
+    to: int,
+    proof: bytes = PROOF,
+    version: int = 2,
+    beat_ms: int = 0,
 ) -> bytes:
     body = struct.pack("<IHHQQQII", MAGIC, version, 0, run, peer, to, 1, 0) + bytes(16) + proof
-    body += bytes(92 - len(body))
+    body += struct.pack("<I", beat_ms)
     return body + struct.pack("<I", crc32c(body))
 
 

@@ -27,11 +27,11 @@ def view_of(engine: Engine, epoch: int, members: tuple[int, ...]) -> Record:
     return Record(1, epoch, epoch == 1, rows, (GroupRecord("g", tuple(m.peer for m in rows)),))
 
 
-def greet(engine: Engine) -> socket.socket:
+def greet(engine: Engine, beat_ms: int = 0) -> socket.socket:
     """A link that the engine takes for the liar's."""
     liar = call(engine)
     liar.settimeout(5.0)
-    liar.sendall(handshake(peer=LIAR, to=1))
+    liar.sendall(handshake(peer=LIAR, to=1, beat_ms=beat_ms))
     answer = b""
     while len(answer) < 96:
         answer += liar.recv(96 - len(answer))
