@@ -85,6 +85,7 @@ class Op:
     code: int = 0
     timed_out: bool = False
     heard: frozenset[int] = frozenset()
+    begun: tuple[int, ...] = ()  # the members of the view in which it began
     forgotten: bool = False  # ended well before this view: an engine has no record of it
 
 
@@ -264,7 +265,8 @@ def submit(engine: Engine, context: int = 0) -> Draft:
     root = spec.root
     among = tuple(sorted(set(engine.ring).intersection(spec.among or engine.ring)))
     empty: tuple[Value | None, ...] = (None,) * engine.segments
-    op = Op(number, spec, among, empty, (False,) * engine.segments)
+    begun = () if engine.stopped else tuple(sorted(engine.ring))
+    op = Op(number, spec, among, empty, (False,) * engine.segments, begun=begun)
     if spec.is_direct:
         op = replace(op, final=direct.at_first(op, engine.me), marked=())
     elif root == engine.me:
@@ -359,6 +361,7 @@ def install(engine: Engine, record: Record) -> Draft:
                 draft.say_mismatch(op)
             marked = (False,) * len(op.marked)
             fresh = replace(op, marked=marked, timed_out=False, heard=frozenset())  # re-armed
+            fresh = replace(fresh, begun=op.begun or tuple(sorted(draft.engine.ring)))
             draft.put(fresh)
             current = draft.op(op.number)
             assert current is not None
@@ -407,6 +410,18 @@ def can_receive(engine: Engine, frame: Frame) -> bool:
         return True
     verdict = engine.verdict(frame.op)
     return verdict is not None and verdict.outcome is Outcome.ABORT
+
+
+def is_deaf(engine: Engine, frame: Frame) -> bool:
+    """Whether it would drop the frame, now and ever (R6, R7)."""
+    if "R6" in engine.off or "R7" in engine.off:
+        return False
+    if frame.epoch < engine.epoch or (frame.epoch == engine.epoch and engine.stopped):
+        return True
+    if frame.epoch > engine.epoch or frame.dst != engine.me:
+        return False
+    op = next((op for op in engine.ops if op.number == frame.op), None)
+    return op is not None and (op.status == ERROR or op.forgotten)
 
 
 def receive(engine: Engine, frame: Frame) -> Draft:

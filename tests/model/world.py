@@ -1,6 +1,6 @@
 """The world that the exhaustive search walks: the real coordinator, real peer machines, an engine
 model each, programs, channels, and what may go wrong. A world is a small tuple of interned ids, so
-that a step of a machine is computed once however many worlds share it.
+that a step of a machine, or of an engine, is computed once however many worlds share it.
 
 Messages of one direction of one connection keep their order; everything else may happen in any
 order. Time stands still and moves only when nothing else can happen (`Rules.eager`: any time).
@@ -79,18 +79,25 @@ class Player(NamedTuple):
 
 
 class World(NamedTuple):
+    """up: events for the coordinator, down: messages to each peer, net: frames, all as ids."""
+
     now: float
     coordinator: int  # -1: crashed
     durable: tuple[int, int, str]  # boot, record id, run
     players: tuple[Player, ...]
-    up: tuple[tuple[Hashable, ...], ...]
-    down: tuple[tuple[Hashable, ...], ...]
-    net: frozenset[Frame]
+    up: tuple[tuple[int, ...], ...]
+    down: tuple[tuple[int, ...], ...]
+    net: frozenset[int]
     cut: frozenset[frozenset[int]]
     budget: tuple[int, int, int, int]  # deaths, crashes, flaps, timeouts
 
 
 Move = tuple[str, World]
+
+
+def _itself(value: object) -> Hashable:
+    assert isinstance(value, Hashable)
+    return value
 
 
 def freeze(value: object) -> Hashable:
@@ -122,23 +129,33 @@ class Table:
         return int(number)
 
 
+class EngineStep(NamedTuple):
+    """An engine step: the new engine, the frames that leave (ids and links), and what it says."""
+
+    engine: int
+    frames: tuple[tuple[int, frozenset[int]], ...]
+    mismatched: tuple[int, ...]
+    repaired: bool
+
+
 class Model:
     """All moves of a scene. off: names of switched-off rules (meta-tests)."""
 
     def __init__(self, scene: Scene, off: frozenset[str] = frozenset()) -> None:
         self.scene, self.off = scene, off
-        self.ks, self.ps, self.es = Table(freeze), Table(freeze), Table(lambda e: e)  # type: ignore[arg-type, return-value]
-        self.records = Table(lambda r: r)  # type: ignore[arg-type, return-value]
+        self.ks, self.ps, self.es = Table(freeze), Table(freeze), Table(_itself)
+        self.records, self.frames, self.words = Table(_itself), Table(_itself), Table(_itself)
         self._k_memo: dict[Hashable, tuple[int, tuple[ke.Action, ...]]] = {}
         self._p_memo: dict[Hashable, tuple[int, tuple[pe.Action, ...]]] = {}
-        self.dead_results = frozenset()
+        self._e_memo: dict[Hashable, EngineStep] = {}
+        self._deaf_memo: dict[tuple[int, int], bool] = {}
 
     # -- machines, memoised
 
-    def _k_step(self, kid: int, event: ke.Event, now: float) -> tuple[int, tuple[ke.Action, ...]]:
-        key = (kid, event, now)
+    def _k_step(self, kid: int, word: int, now: float) -> tuple[int, tuple[ke.Action, ...]]:
+        key = (kid, word, now)
         if key not in self._k_memo:
-            before = self.ks.items[kid]
+            before, event = self.ks.items[kid], self.words.items[word]
             after, actions = coordinator.step(before, event, now)
             after = replace(after, told="", told_at=0.0, looked_at=0.0, untold=frozenset())
             if not isinstance(event, ke.Started):
@@ -146,12 +163,27 @@ class Model:
             self._k_memo[key] = (self.ks.add(after), actions)
         return self._k_memo[key]
 
-    def _p_step(self, pid: int, event: pe.Event, now: float) -> tuple[int, tuple[pe.Action, ...]]:
-        key = (pid, event, now)
+    def _p_step(self, pid: int, word: int, now: float) -> tuple[int, tuple[pe.Action, ...]]:
+        key = (pid, word, now)
         if key not in self._p_memo:
-            after, actions = peer_machine.step(self.ps.items[pid], event, now)
+            after, actions = peer_machine.step(self.ps.items[pid], self.words.items[word], now)
             self._p_memo[key] = (self.ps.add(after), actions)
         return self._p_memo[key]
+
+    def _e_step(
+        self, key: Hashable, before: Engine, step: Callable[[Engine], eng.Draft]
+    ) -> EngineStep:
+        """key: what the step is, with the engine's id and all arguments."""
+        if key not in self._e_memo:
+            draft = step(before)
+            sent = [eng.on_its_way(draft.engine, frame) for frame in draft.frames]
+            self._e_memo[key] = EngineStep(
+                self.es.add(draft.engine),
+                tuple((self.frames.add(frame), frozenset(frame.link)) for frame in sent),
+                tuple(draft.mismatched),
+                draft.repaired,
+            )
+        return self._e_memo[key]
 
     def start(self) -> World:
         """Everybody before its first word; the coordinator has started."""
@@ -173,7 +205,7 @@ class Model:
             players.append(
                 Player(True, self.ps.add(identity), self.es.add(engine), 0, 0, frozenset())
             )
-        empty: tuple[tuple[Hashable, ...], ...] = ((),) * len(players)
+        empty: tuple[tuple[int, ...], ...] = ((),) * len(players)
         kid = self.ks.add(ks.initial(config))
         none = self.records.add(None)
         budget = (scene.deaths, scene.crashes, scene.flaps, scene.timeouts)
@@ -192,8 +224,10 @@ class Model:
 
     # -- applying actions
 
-    def _k(self, world: World, event: ke.Event) -> World:
-        kid, actions = self._k_step(world.coordinator, event, world.now)
+    def _k(self, world: World, event: ke.Event | int) -> World:
+        """event: itself, or its id."""
+        word = event if isinstance(event, int) else self.words.add(event)
+        kid, actions = self._k_step(world.coordinator, word, world.now)
         boot, durable, run = world.durable
         down = list(world.down)
         for action in actions:
@@ -207,12 +241,12 @@ class Model:
             elif isinstance(action, ke.Send) and not isinstance(action.message, m.Waiting):
                 index = action.connection // 100 - 1
                 if world.players[index].connection == action.connection:
-                    down[index] = (*down[index], action.message)
+                    down[index] = (*down[index], self.words.add(action.message))
         return world._replace(coordinator=kid, durable=(boot, durable, run), down=tuple(down))
 
     def _p(self, world: World, index: int, event: pe.Event) -> World:
         player = world.players[index]
-        pid, actions = self._p_step(player.machine, event, world.now)
+        pid, actions = self._p_step(player.machine, self.words.add(event), world.now)
         world = self._player(world, index, machine=pid)
         for action in actions:
             world = self._p_action(world, index, action)
@@ -225,32 +259,57 @@ class Model:
                 event = ke.Received(player.connection, action.message)
                 return self._up(world, index, event)
         elif isinstance(action, pe.InstallView):
-            engine = self.es.items[player.engine]
-            if action.record.fresh and player.pc < 0:  # a new line: the program goes round again
+            record = action.record
+            if record.fresh and player.pc < 0:  # a new line: the program goes round again
                 world = self._player(world, index, pc=len(PROGRAMS[self._style(index)]) - 1)
-            return self._e(world, index, eng.install(engine, action.record))
+            key = ("install", player.engine, self.records.add(record))
+            return self._clean(self._e(world, index, key, lambda e: eng.install(e, record)), index)
         elif isinstance(action, pe.FlushEngine):
             engine, report = eng.flush(self.es.items[player.engine])
             world = self._player(world, index, engine=self.es.add(engine))
+            world = self._clean(world, index)
             return self._p(world, index, pe.Flushed(action.epoch, *report))
         elif isinstance(action, pe.Resume):
             return self._player(world, index, pc=self._next_pc(world, index))
         return world
 
-    def _e(self, world: World, index: int, draft: eng.Draft) -> World:
+    def _e(
+        self, world: World, index: int, key: Hashable, step: Callable[[Engine], eng.Draft]
+    ) -> World:
         """Take over an engine step: new engine, frames to the net, Repaired to the machine."""
-        me = index + 1
-        world = self._player(world, index, engine=self.es.add(draft.engine))
-        sent = [eng.on_its_way(draft.engine, frame) for frame in draft.frames]
-        sent = [frame for frame in sent if frozenset(frame.link) not in world.cut]
+        before: Engine = self.es.items[world.players[index].engine]
+        done = self._e_step(key, before, step)
+        world = self._player(world, index, engine=done.engine)
+        sent = [frame for frame, link in done.frames if link not in world.cut]
+        sent = [frame for frame in sent if not self._is_lost(world, frame)]
         if sent:
             world = world._replace(net=world.net.union(sent))
-        for op in draft.mismatched:
-            event = pe.OpMismatched(op, PeerId(me), "members", "", "")
+        for op in done.mismatched:
+            event = pe.OpMismatched(op, PeerId(index + 1), "members", "", "")
             world = self._p(world, index, event)
-        if draft.repaired:
-            world = self._p(world, index, pe.EngineRepaired(draft.engine.epoch))
+        if done.repaired:
+            engine: Engine = self.es.items[done.engine]
+            world = self._p(world, index, pe.EngineRepaired(engine.epoch))
         return world
+
+    # -- frames that nobody will take: dropping them at once leaves out moves that change nothing
+
+    def _is_lost(self, world: World, frame: int) -> bool:
+        receiver = world.players[self.frames.items[frame].link[1] - 1]
+        return not receiver.alive or self._is_deaf(receiver.engine, frame)
+
+    def _is_deaf(self, engine: int, frame: int) -> bool:
+        key = (engine, frame)
+        if key not in self._deaf_memo:
+            deaf = eng.is_deaf(self.es.items[engine], self.frames.items[frame])
+            self._deaf_memo[key] = deaf
+        return self._deaf_memo[key]
+
+    def _clean(self, world: World, index: int) -> World:
+        """Of the frames to a member that has stopped, or entered a view, or died."""
+        mine = [f for f in world.net if self.frames.items[f].link[1] == index + 1]
+        lost = [frame for frame in mine if self._is_lost(world, frame)]
+        return world._replace(net=world.net.difference(lost)) if lost else world
 
     def _player(self, world: World, index: int, **changes: object) -> World:
         players = list(world.players)
@@ -259,7 +318,7 @@ class Model:
 
     def _up(self, world: World, index: int, event: ke.Event) -> World:
         up = list(world.up)
-        up[index] = (*up[index], event)
+        up[index] = (*up[index], self.words.add(event))
         return world._replace(up=tuple(up))
 
     def _style(self, index: int) -> str:
@@ -280,6 +339,20 @@ class Model:
 
     # -- moves
 
+    def sure(self, world: World) -> Move | None:
+        """A move that may as well come first: nobody else's move makes a difference to it, nor it
+        to theirs, so that the worlds in which it comes later need not be looked at."""
+        for index, player in enumerate(world.players):
+            if not player.alive or player.pc < 0:
+                continue
+            if PROGRAMS[self._style(index)][player.pc] != "wait":
+                continue
+            machine: ps.State = self.ps.items[player.machine]
+            if machine.end is not ps.End.NO or not self.es.items[player.engine].idle:
+                continue
+            return f"{index + 1} waited", self._player(world, index, pc=self._next_pc(world, index))
+        return None
+
     def moves(self, world: World) -> list[Move]:
         """What can happen by itself. Time passes only if nothing else can (unless eager)."""
         moves = list(self._ordinary(world))
@@ -292,31 +365,47 @@ class Model:
             yield "K restarts", self._restart(world)
         for index in range(len(world.players)):
             if world.coordinator >= 0 and world.up[index]:
-                event = world.up[index][0]
-                up = list(world.up)
-                up[index] = up[index][1:]
-                rest = world._replace(up=tuple(up))
-                assert isinstance(event, ke.Received | ke.Disconnected)
-                name = type(getattr(event, "message", event)).__name__
-                yield f"K gets {name} of {index + 1}", self._k(rest, event)
+                yield self._heard(world, index)
             if world.players[index].alive:
                 yield from self._peer_moves(world, index)
-        for frame in world.net:
+        for number in world.net:
+            frame: Frame = self.frames.items[number]
             receiver = world.players[frame.link[1] - 1]
             if receiver.alive and eng.can_receive(self.es.items[receiver.engine], frame):
-                yield self._arrive(world, frame)
+                yield self._arrive(world, number, frame)
 
-    def _arrive(self, world: World, frame: Frame) -> Move:
+    def _heard(self, world: World, index: int) -> Move:
+        """The coordinator takes the next event of a peer's connection."""
+        word = world.up[index][0]
+        up = list(world.up)
+        up[index] = up[index][1:]
+        event = self.words.items[word]
+        name = type(getattr(event, "message", event)).__name__
+        return f"K gets {name} of {index + 1}", self._k(world._replace(up=tuple(up)), word)
+
+    def _told(self, world: World, index: int) -> Move:
+        """A peer takes the next message to it."""
+        message = self.words.items[world.down[index][0]]
+        down = list(world.down)
+        down[index] = down[index][1:]
+        rest = world._replace(down=tuple(down))
+        name = f"{index + 1} gets {type(message).__name__}"
+        return name, self._p(rest, index, pe.Received(message))
+
+    def _arrive(self, world: World, number: int, frame: Frame) -> Move:
         """At its receiver, or at the member that passes it on."""
         at = frame.link[1]
-        engine: Engine = self.es.items[world.players[at - 1].engine]
-        rest = world._replace(net=world.net - {frame})
+        eid = world.players[at - 1].engine
+        rest = world._replace(net=world.net - {number})
         name = f"{frame.type}{frame.op}.{frame.segment} {frame.src}->{frame.dst}"
         if frame.dst == at:
-            return name, self._e(rest, at - 1, eng.receive(engine, frame))
-        passed = eng.pass_on(engine, frame)
+            key = ("receive", eid, number)
+            return name, self._e(rest, at - 1, key, lambda engine: eng.receive(engine, frame))
+        passed = eng.pass_on(self.es.items[eid], frame)
         if passed is not None and frozenset(passed.link) not in world.cut:
-            rest = rest._replace(net=rest.net | {passed})
+            onward = self.frames.add(passed)
+            if not self._is_lost(rest, onward):
+                rest = rest._replace(net=rest.net | {onward})
         return f"{name} at {at}", rest
 
     def _peer_moves(self, world: World, index: int) -> Iterator[Move]:
@@ -326,12 +415,7 @@ class Model:
         if machine.end is not ps.End.NO:
             return
         if world.down[index]:
-            message = world.down[index][0]
-            down = list(world.down)
-            down[index] = down[index][1:]
-            rest = world._replace(down=tuple(down))
-            name = f"{me} gets {type(message).__name__}"
-            yield name, self._p(rest, index, pe.Received(message))  # type: ignore[arg-type]
+            yield self._told(world, index)
         if not player.connection and world.coordinator >= 0:
             yield f"{me} connects", self._connect(world, index)
         yield from self._losses(world, index)
@@ -372,11 +456,10 @@ class Model:
         style, _, leaves = self.scene.programs[index]
         step = PROGRAMS[style][player.pc] if player.pc >= 0 else "done"
         if step in ("submit", "sub"):
-            draft = eng.submit(engine, SUB if step == "sub" else 0)
-            moved = self._e(world, index, draft)
+            context = SUB if step == "sub" else 0
+            key = ("submit", player.engine, context)
+            moved = self._e(world, index, key, lambda engine: eng.submit(engine, context))
             yield f"{me} submits", self._player(moved, index, pc=self._next_pc(moved, index))
-        elif step == "wait" and engine.idle:
-            yield f"{me} waited", self._player(world, index, pc=self._next_pc(world, index))
         elif step == "update" or (step == "done" and not leaves and machine.round is not None):
             moved = self._p(world, index, pe.SafePoint(engine.submitted))
             if self.ps.items[moved.players[index].machine].standing is None:
@@ -388,7 +471,8 @@ class Model:
 
     def _connect(self, world: World, index: int) -> World:
         number = (index + 1) * 100 + 1
-        old = [e.connection for e in world.up[index] if isinstance(e, ke.Disconnected)]
+        events = [self.words.items[word] for word in world.up[index]]
+        old = [e.connection for e in events if isinstance(e, ke.Disconnected)]
         while number in old or self._known(world, number):
             number += 1
         world = self._player(world, index, connection=number)
@@ -435,11 +519,12 @@ class Model:
         for one, other in self.scene.cuts:
             pair = frozenset((one, other))
             if pair not in world.cut:
-                net = frozenset(f for f in world.net if frozenset(f.link) != pair)
+                frames = self.frames.items
+                net = frozenset(f for f in world.net if frozenset(frames[f].link) != pair)
                 yield f"cut {one}-{other}", world._replace(cut=world.cut | {pair}, net=net)
 
     def _kill(self, world: World, index: int) -> World:
-        return self._player(world, index, alive=False)
+        return self._clean(self._player(world, index, alive=False), index)
 
     def _hang_up(self, world: World, index: int) -> World:
         """The control connection breaks; what the peer said before may still arrive."""
@@ -455,15 +540,15 @@ class Model:
         engine: Engine = self.es.items[world.players[index].engine]
         for op in engine.ops:
             if op.status == eng.RUNNING and not op.timed_out:
-                draft = eng.Draft(engine)
-                draft.put(replace(op, timed_out=True))
-                late = self._e(world, index, draft)
+                changed = eng.Draft(engine)
+                changed.put(replace(op, timed_out=True))
+                late = self._player(world, index, engine=self.es.add(changed.engine))
                 event = pe.OpTimedOut(op.number, "late")
                 yield f"op {op.number} times out at {index + 1}", self._p(late, index, event)
 
     def _crash(self, world: World) -> World:
         deaths, crashes, flaps, timeouts = world.budget
-        empty: tuple[tuple[Hashable, ...], ...] = ((),) * len(world.players)
+        empty: tuple[tuple[int, ...], ...] = ((),) * len(world.players)
         world = world._replace(
             coordinator=-1, up=empty, down=empty, budget=(deaths, crashes - 1, flaps, timeouts)
         )
