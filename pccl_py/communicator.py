@@ -59,6 +59,7 @@ class Communicator(Collectives):
         self._control = control
         self._deadline_s = deadline_s
         self._flight = Flight(engine, control.mailbox, deadline_s)
+        control.called = self._flight.called
         self._roster = Roster(peer, group, control.mailbox)
         self._told = Told()
         self._syncer = Syncer(peer, control, self._start_broadcast)

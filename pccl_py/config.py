@@ -17,6 +17,7 @@ DEFAULT_COORDINATOR = "127.0.0.1:48148"
 DEFAULT_RUN = "default"
 DEFAULT_GROUP = "default"
 DEFAULT_DEADLINE_S = 600.0
+DEADLINE_MIN_S = 0.4  # a quarter of it is 0.1 s, and libzmq tells silence in tenths of a second
 DEADLINE_MAX_S = 30 * 86400.0
 HANDSHAKE_MIN_S = 2.0
 SECRET_BYTES_MAX = 4096
@@ -41,8 +42,8 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """The one deadline (seconds) and what follows from it. Raises UsageError unless it is above 0
-    and at most 30 days."""
+    """The one deadline (seconds) and what follows from it. Raises UsageError unless it is from
+    0.4 s to 30 days."""
 
     deadline_s: float = DEFAULT_DEADLINE_S
 
@@ -54,6 +55,11 @@ class Timers:
             raise UsageError(
                 f"deadline_s={text} must be a number of seconds above 0 and at most "
                 f"{DEADLINE_MAX_S:.0f} (30 days)"
+            )
+        if given < DEADLINE_MIN_S:
+            raise UsageError(
+                f"deadline_s={given!r} is too short: a silent member is looked for in a quarter of "
+                f"it, with heartbeats of a twentieth; at least {DEADLINE_MIN_S:g} is needed"
             )
 
     @property

@@ -76,6 +76,10 @@ class Flight:
                     "that op first"
                 ) from None
 
+    def called(self) -> dict[int, str]:
+        """What the user calls the ops in flight, by the engine's op id. Any thread."""
+        return {pending.op: pending.what for pending in list(self._pending)}
+
     def drain(self) -> None:
         """Waits for all ops; each is bounded by its own deadline."""
         for pending in list(self._pending):

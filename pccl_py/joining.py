@@ -115,6 +115,7 @@ def join(
             port=reached.port or engine.port,
             min_members=min_members,
             detection_s=timers.detection_s,
+            deadline_s=timers.deadline_s,
         )
         control = Control(ControlConfig(called, settings.secret, timers), first, engine)
     except BaseException:

@@ -102,6 +102,57 @@ class Route(enum.IntEnum):
     DIRECT = 3
 
 
+class Phase(enum.IntEnum):
+    """What an op in flight waits for, numbered as in pccl.h."""
+
+    NONE = 0  # it has not run
+    VIEW = 1  # a flush is under way, or there is no view yet
+    SUBMIT = 2  # participants that are not known to have submitted it
+    REDUCE = 3  # inputs, and what is made of them
+    COPY = 4  # values that are there elsewhere
+    CONFIRM = 5  # word that others hold theirs
+
+    @property
+    def text(self) -> str:
+        """As people read it, behind "waiting for"."""
+        return _PHASES[self]
+
+
+_PHASES = {
+    Phase.NONE: "its turn",
+    Phase.VIEW: "the next view",
+    Phase.SUBMIT: "members to submit it",
+    Phase.REDUCE: "the reduction",
+    Phase.COPY: "copies",
+    Phase.CONFIRM: "confirmation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpInFlight:
+    """How an op that a member waits for stands there. op: engine op id; called: what the user calls
+    it, "" if only its number is known; nbytes: of its memory; missing: bytes of that which are not
+    there yet; age_ms: since it was submitted; awaited: members that are waited for, of which
+    `awaited_count` may be more than are named; timed_out: its deadline has passed."""
+
+    op: int
+    called: str
+    kind: Kind
+    phase: Phase
+    nbytes: int
+    missing: int
+    age_ms: int
+    awaited: tuple[PeerId, ...]
+    awaited_count: int
+    timed_out: bool
+
+    @property
+    def text(self) -> str:
+        """The op for people: its name, or its number."""
+        what = self.called or self.kind.name.lower()
+        return what if is_named(self.op) and self.called else f"{what}, {op_text(self.op)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Path:
     """What a member's kernel has measured on its links to `peer`; 0: not known. rtt_us: the least

@@ -48,6 +48,11 @@ class Pending:
     def is_submitted(self) -> bool:
         return self._ticket.is_submitted
 
+    @property
+    def op(self) -> int:
+        """The engine's id of it, 0 before it is submitted."""
+        return self._ticket.op
+
     def _set(self, result: Result | None) -> None:
         if result is not None:  # None is no news: another thread may have one
             self._result = result

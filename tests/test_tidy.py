@@ -14,6 +14,7 @@ import pytest
 from native.tests import pure
 from pccl_py import errors, types
 from pccl_py.dataplane import build
+from pccl_py.protocol import messages
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = (ROOT / build.HEADER).read_text(encoding="utf-8")
@@ -122,6 +123,14 @@ def test_c_and_python_number_alike(name: str, ours: type[enum.IntEnum]) -> None:
     theirs = c_enum(name)
     theirs.pop("PENDING", None)  # no error, never leaves the engine's Python handle
     assert theirs == {member.name: member.value for member in ours}
+
+
+def test_phases_agree() -> None:
+    theirs = {k.removeprefix("PHASE_"): v for k, v in c_enum("pccl_phase").items()}
+    assert theirs == {member.name: member.value for member in types.Phase}
+    limits = dict(re.findall(r"#define PCCL_(FLIGHTS|AWAITED)_MAX\s+(\d+)", HEADER))
+    ours = {"FLIGHTS": messages.OPS_IN_FLIGHT_MAX, "AWAITED": messages.AWAITED_MAX}
+    assert {k: int(v) for k, v in limits.items()} == ours
 
 
 def test_holder_marks_agree() -> None:

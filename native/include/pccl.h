@@ -34,7 +34,7 @@ extern "C" {
 
 /* cffi-begin */
 
-#define PCCL_ABI_VERSION  3
+#define PCCL_ABI_VERSION  4
 #define PCCL_WIRE_VERSION 2
 #define PCCL_HOST_MAX     64   /* bytes of a numeric address text, terminator included */
 #define PCCL_MEMBERS_MAX  1024 /* members of one group in one view */
@@ -44,6 +44,8 @@ extern "C" {
 #define PCCL_SEGMENTS_MAX 65536 /* segments of one op */
 #define PCCL_CONTEXTS_MAX 8192  /* sub-groups and (source, destination, tag)s used in one line */
 #define PCCL_REASON_MAX   160   /* bytes of a reason text, terminator included */
+#define PCCL_FLIGHTS_MAX  32    /* ops that one inspection tells of */
+#define PCCL_AWAITED_MAX  8     /* members that it names for each */
 
 /* What the caller does next; the same members as pccl_py.errors.Code. */
 enum pccl_status {
@@ -109,6 +111,16 @@ enum pccl_route {
     PCCL_ROUTE_RING = 1,
     PCCL_ROUTE_STAR = 2,  /* one fixed hub: the view's, else the first in the ring */
     PCCL_ROUTE_DIRECT = 3 /* rotating hubs */
+};
+
+/* What an op in flight waits for; the same as pccl_py.types.Phase. */
+enum pccl_phase {
+    PCCL_PHASE_NONE = 0,
+    PCCL_PHASE_VIEW = 1,   /* a view: a flush is under way, or there is none yet */
+    PCCL_PHASE_SUBMIT = 2, /* participants that are not known to have submitted it */
+    PCCL_PHASE_REDUCE = 3, /* inputs, and what is made of them */
+    PCCL_PHASE_COPY = 4,   /* values that are there elsewhere */
+    PCCL_PHASE_CONFIRM = 5 /* word that others hold theirs */
 };
 
 typedef struct pccl_engine pccl_engine;
@@ -214,7 +226,9 @@ struct pccl_result {
     uint64_t bytes_sent;
     uint64_t bytes_received;
     uint64_t elapsed_ns;
-    int32_t route; /* the one taken in the last view: enum pccl_route */
+    int32_t route;    /* the one taken in the last view: enum pccl_route */
+    int32_t phase;    /* of an error: what it waited for last, enum pccl_phase */
+    uint64_t missing; /* of an error: bytes that were not here */
     char text[1024];
 };
 
@@ -234,8 +248,9 @@ enum pccl_event_type {
     PCCL_EVENT_FLUSHED = 4, /* engine stopped in `epoch`: fetch the report */
     PCCL_EVENT_REPAIRED = 5, /* everything the plan of view `epoch` asked of this peer is final */
     PCCL_EVENT_FULL = 6, /* the table of ended named ops is full; named submits wait for a view */
-    PCCL_EVENT_SETTLED = 7, /* `op`, which had timed out, has ended all the same */
-    PCCL_EVENT_PATHS = 8    /* paths are known that were not, or have changed: pccl_engine_paths */
+    PCCL_EVENT_SETTLED = 7,  /* `op`, which had timed out, has ended all the same */
+    PCCL_EVENT_PATHS = 8,    /* paths are known that were not, or have changed: pccl_engine_paths */
+    PCCL_EVENT_INSPECTED = 9 /* the answer to pccl_engine_inspect: pccl_engine_inspection */
 };
 
 struct pccl_event {
@@ -289,6 +304,24 @@ struct pccl_path {
     uint64_t peer;
     uint32_t rtt_us; /* the least round trip of late */
     uint64_t rate;   /* bytes a second: the best delivered while the path, not we, was the limit */
+};
+
+/* How one op in flight stands here. */
+struct pccl_flight {
+    uint64_t op;
+    int32_t kind, phase; /* enum pccl_kind, enum pccl_phase */
+    int32_t timed_out;
+    uint32_t awaited_count; /* members that are waited for; so many of them are named, */
+    uint64_t awaited[PCCL_AWAITED_MAX]; /* PCCL_AWAITED_MAX at most */
+    uint64_t bytes;                     /* of its memory */
+    uint64_t missing;                   /* of them, what is to come here */
+    uint64_t age_ns;                    /* since it was submitted */
+};
+
+struct pccl_inspection {
+    uint32_t running; /* ops whose callers wait: `count` rows tell of the oldest */
+    uint32_t count;
+    struct pccl_flight rows[PCCL_FLIGHTS_MAX];
 };
 
 struct pccl_stats {
@@ -384,6 +417,14 @@ int pccl_engine_next_event(pccl_engine *engine, struct pccl_event *event);
  * Thread: any; never blocks. Owned by: the caller. Errors: none. */
 int pccl_engine_paths(pccl_engine *engine, uint32_t capacity, struct pccl_path *paths,
                       uint32_t *count);
+
+/* Asks how the ops in flight stand; PCCL_EVENT_INSPECTED follows. Thread: control; never blocks.
+ * Errors: PCCL_RESOURCE. */
+int pccl_engine_inspect(pccl_engine *engine);
+
+/* The latest answer, once. Thread: control; never blocks. Owned by: the caller.
+ * Errors: PCCL_PENDING (none, or it was taken). */
+int pccl_engine_inspection(pccl_engine *engine, struct pccl_inspection *inspection);
 
 /* Counters since pccl_engine_new. Thread: any; never blocks. */
 void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats);

@@ -1,7 +1,6 @@
 /* core: see core.h. Creation, submission, time, events. */
 #include "core.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +95,7 @@ int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, ui
 
 void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns) {
     (void)now_ns;
+    pc_note_phases(core);
     core->stopped = true;
     for (struct pc_op *op = core->ops_head, *next; op; op = next) {
         next = op->next;
@@ -141,54 +141,6 @@ void pc_core_tick(pc_core *core, uint64_t now_ns) {
 /* ---- events -----------------------------------------------------------------------------------
  */
 
-/* The first participant, from the successor on, of which no descriptor is here. */
-static uint32_t first_silent(const pc_core *core, const struct pc_op *op) {
-    if (pc_size(op) < 2 || pc_all_ready(core, op))
-        return PC_NO_INDEX;
-    if (pc_route(core, op) == PCCL_ROUTE_RING)
-        return (pc_self(op) + op->next_run + 1) % pc_size(op);
-    if (pc_goes_by_hub(core, op) && pc_hub(core, op) != pc_self(op))
-        return pc_said(op, pc_hub(core, op))->known ? PC_NO_INDEX : pc_hub(core, op);
-    uint32_t i = pc_after(op, pc_self(op));
-    while (pc_said(op, i)->known)
-        i = pc_after(op, i);
-    return i;
-}
-
-/* Bytes that are not here yet. */
-static uint64_t missing_bytes(const pc_core *core, const struct pc_op *op) {
-    uint64_t missing = 0;
-    for (uint32_t i = 0; i < op->segment_count; i++)
-        if (op->segments[i].state == PC_INTACT)
-            missing += pc_op_bytes(op, i);
-    for (uint32_t s = 0; s < op->stream_count; s++) {
-        const struct pc_stream *stream = &op->streams[s];
-        for (uint32_t i = 0; i < stream->in_segments; i++)
-            if (stream->landed[i] != PC_LANDED)
-                missing += pc_stream_elements(core, op, stream->in_count, i) * op->element_bytes;
-    }
-    return missing;
-}
-
-/* The blame line: what is missing, and who is the first that has not submitted, if any. */
-static void blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
-                  struct pccl_event *event) {
-    uint64_t missing = missing_bytes(core, op);
-    double seconds = (double)(now_ns - op->submitted_ns) / 1e9;
-    uint32_t silent = first_silent(core, op);
-    if (silent != PC_NO_INDEX) {
-        event->peer = core->peers[op->context->at[silent]];
-        snprintf(event->reason, sizeof event->reason,
-                 "waited %.1f s, %" PRIu64 " bytes missing, not known to have submitted it: "
-                 "peer %08" PRIx64,
-                 seconds, missing, event->peer >> 32);
-    } else {
-        snprintf(event->reason, sizeof event->reason,
-                 "waited %.1f s in %s, %" PRIu64 " bytes missing", seconds,
-                 missing ? "reduce and copy" : "confirmation", missing);
-    }
-}
-
 static void fill_mismatch(const pc_core *core, const struct pc_op *op, struct pccl_event *event) {
     event->peer = core->peers[op->mismatch_from];
     struct pc_desc mine = pc_desc_for(op, pc_place(op->context, op->mismatch_from));
@@ -213,7 +165,7 @@ static int op_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns) {
     } else if (op->events & PC_OP_EVENT_TIMEOUT) {
         op->events &= (uint8_t)~PC_OP_EVENT_TIMEOUT;
         out->event.type = PCCL_EVENT_TIMEOUT;
-        blame(core, op, now_ns, &out->event);
+        pc_blame(core, op, now_ns, &out->event);
     } else if (op->events & PC_OP_EVENT_ENDED) {
         op->events = 0;
         out->event.type = PC_EVENT_ENDED;

@@ -7,7 +7,7 @@
  * Inside: pool (segment buffers), op, context, layout (what an op is, among whom, in which memory),
  * demux and mux (bytes <-> frames, per link), pair (whom they are for), announce (who has submitted
  * what), segment, ring, star, exchange (the rules by which values move), report and view (flush and
- * install). Only core.c and view.c see all. */
+ * install), blame (how ops stand). Only core.c and view.c see all. */
 #ifndef PC_CORE_H
 #define PC_CORE_H
 
@@ -67,6 +67,9 @@ int pc_core_flush(pc_core *core, uint32_t epoch);
 /* NULL when out of memory. */
 struct pccl_report *pc_core_report(const pc_core *core);
 void pc_core_report_free(struct pccl_report *report);
+
+/* How the running ops stand. */
+void pc_core_inspect(const pc_core *core, uint64_t now_ns, struct pccl_inspection *inspection);
 
 /* Ends every op with an error. */
 void pc_core_fail(pc_core *core, int status, const char *text, uint64_t now_ns);

@@ -11,7 +11,7 @@
 
 #define TICKETS PCCL_OPS_MAX
 
-enum command_type { CMD_SUBMIT, CMD_VIEW, CMD_FLUSH, CMD_FAIL, CMD_STOP };
+enum command_type { CMD_SUBMIT, CMD_VIEW, CMD_FLUSH, CMD_INSPECT, CMD_FAIL, CMD_STOP };
 
 struct command {
     struct command *next;
@@ -75,6 +75,8 @@ struct pccl_engine {
     struct pccl_report *report;
     struct pccl_path *paths;
     uint32_t path_count;
+    struct pccl_inspection inspection;
+    bool inspected;         /* it has not been fetched */
     struct pc_names names;  /* uses of each op name */
     struct pc_names counts; /* unnamed ops of each context but 0 */
     uint32_t unnamed;       /* of context 0 */

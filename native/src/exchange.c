@@ -25,8 +25,7 @@ struct pc_stream *pc_stream_at(const struct pc_op *op, uint32_t place) {
     return NULL;
 }
 
-/* Whether a participant is to get anything: it will say when it has. */
-static bool receives(const struct pc_op *op, uint64_t peer) {
+bool pc_receives(const struct pc_op *op, uint64_t peer) {
     switch (op->desc.kind) {
     case PCCL_SCATTER:
         return peer != op->desc.root_peer;
@@ -41,7 +40,7 @@ static bool receives(const struct pc_op *op, uint64_t peer) {
 static bool is_whole(const pc_core *core, const struct pc_op *op) {
     if (op->own_left)
         return false;
-    if (!receives(op, core->config.peer))
+    if (!pc_receives(op, core->config.peer))
         return true;
     for (uint32_t i = 0; i < op->stream_count; i++) {
         const struct pc_stream *stream = &op->streams[i];
@@ -60,7 +59,7 @@ static bool all_whole(const pc_core *core, const struct pc_op *op) {
     for (uint32_t i = 0; i < op->stream_count; i++) {
         const struct pc_stream *stream = &op->streams[i];
         if (stream->place != PC_NO_INDEX && stream->peer != core->config.peer &&
-            receives(op, stream->peer) && !stream->whole)
+            pc_receives(op, stream->peer) && !stream->whole)
             return false;
     }
     return true;
@@ -69,7 +68,7 @@ static bool all_whole(const pc_core *core, const struct pc_op *op) {
 void pc_exchange_check(pc_core *core, struct pc_op *op) {
     if (op->state != PC_RUNNING || !op->streams || core->stopped || op->mismatched)
         return;
-    if (is_whole(core, op) && !op->told_whole && receives(op, core->config.peer)) {
+    if (is_whole(core, op) && !op->told_whole && pc_receives(op, core->config.peer)) {
         op->told_whole = true;
         pc_push_all(core, op, 0, PC_MARK);
     }
@@ -151,7 +150,7 @@ void pc_exchange_ready(pc_core *core, struct pc_op *op, uint32_t place) {
     struct pc_stream *stream = pc_stream_at(op, place);
     const struct pc_said *said = pc_said(op, place);
     PC_ASSERT(stream);
-    if (said->whole && receives(op, stream->peer))
+    if (said->whole && pc_receives(op, stream->peer))
         stream->whole = true;
     if (stream->ready)
         return;
@@ -189,7 +188,7 @@ const char *pc_exchange_frame(pc_core *core, struct pc_op *op, uint32_t from,
     PC_ASSERT(stream);
     if (header->type == PC_COPY)
         wrong = on_copy(core, op, stream, header, buffer);
-    else if (header->type == PC_MARK && receives(op, stream->peer))
+    else if (header->type == PC_MARK && pc_receives(op, stream->peer))
         stream->whole = true;
     else
         wrong = "a frame that has no place in an exchange";

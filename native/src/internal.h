@@ -330,6 +330,18 @@ size_t pc_stream_offset(const pc_core *core, const struct pc_op *op, uint32_t se
 void pc_exchange_release(pc_core *core, struct pc_op *op); /* it ends */
 void pc_exchange_sent(pc_core *core, struct pc_op *op, uint32_t place);
 void pc_exchange_check(pc_core *core, struct pc_op *op);
+/* Whether a participant is to get anything: it will say when it has. */
+bool pc_receives(const struct pc_op *op, uint64_t peer);
+
+/* ---- blame.c -----------------------------------------------------------------------------------
+ */
+
+uint64_t pc_missing_bytes(const pc_core *core, const struct pc_op *op); /* not here yet */
+/* The core is about to stop: what each running op waits for now. */
+void pc_note_phases(const pc_core *core);
+/* Who is waited for, how long, what is missing: into the event's reason. */
+void pc_blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
+              struct pccl_event *event);
 
 /* ---- view.c -----------------------------------------------------------------------------------
  */

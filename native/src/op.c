@@ -173,6 +173,8 @@ static void fill_result(const pc_core *core, struct pc_op *op, int status, const
     snprintf(result->text, sizeof result->text, "%s", text);
     if (status != PCCL_OK) {
         result->contributors_min = result->contributors_max = 0;
+        result->phase = op->phase;
+        result->missing = pc_missing_bytes(core, op);
         return;
     }
     for (uint32_t i = 0; i < op->segment_count; i++) {

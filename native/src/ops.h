@@ -215,6 +215,7 @@ struct pc_op {
     uint64_t deadline_ns;
     uint64_t timeout_ns;
     struct pccl_result result;
+    uint8_t phase; /* enum pccl_phase: when the core stopped last */
     uint32_t mismatch_from;
     struct pc_desc mismatch_desc;
 };

@@ -284,6 +284,24 @@ int pccl_engine_paths(pccl_engine *engine, uint32_t capacity, struct pccl_path *
     return PCCL_OK;
 }
 
+int pccl_engine_inspect(pccl_engine *engine) {
+    struct command *command = pc_command_new(CMD_INSPECT);
+    if (!command)
+        return PCCL_RESOURCE;
+    push_and_wake(engine, command);
+    return PCCL_OK;
+}
+
+int pccl_engine_inspection(pccl_engine *engine, struct pccl_inspection *inspection) {
+    pthread_mutex_lock(&engine->mutex);
+    bool inspected = engine->inspected;
+    engine->inspected = false;
+    if (inspected)
+        *inspection = engine->inspection;
+    pthread_mutex_unlock(&engine->mutex);
+    return inspected ? PCCL_OK : PCCL_PENDING;
+}
+
 void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats) {
     pthread_mutex_lock(&engine->stats_mutex);
     *stats = engine->stats;
@@ -359,6 +377,17 @@ static void do_flush(pccl_engine *engine, struct pc_io *io, uint32_t epoch) {
     pc_engine_post(engine, &event);
 }
 
+static void do_inspect(pccl_engine *engine, const struct pc_io *io, uint64_t now_ns) {
+    struct pccl_inspection found;
+    pc_core_inspect(io->core, now_ns, &found);
+    pthread_mutex_lock(&engine->mutex);
+    engine->inspection = found;
+    engine->inspected = true;
+    pthread_mutex_unlock(&engine->mutex);
+    struct pccl_event event = {.type = PCCL_EVENT_INSPECTED};
+    pc_engine_post(engine, &event);
+}
+
 bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns) {
     bool go_on = true;
     for (struct command *next, *command = take_commands(engine); command; command = next) {
@@ -372,6 +401,9 @@ bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns) 
             break;
         case CMD_FLUSH:
             do_flush(engine, io, command->epoch);
+            break;
+        case CMD_INSPECT:
+            do_inspect(engine, io, now_ns);
             break;
         case CMD_FAIL:
             pc_io_fail(io, command->status, command->text);

@@ -9,6 +9,7 @@
 int pc_core_flush(pc_core *core, uint32_t epoch) {
     if (epoch != core->epoch || !core->epoch)
         return 0;
+    pc_note_phases(core);
     core->stopped = true;
     for (int id = 0; id < PC_LINKS_MAX; id++)
         if (core->links[id])

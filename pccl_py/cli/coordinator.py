@@ -69,8 +69,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--deadline",
         metavar="SECONDS",
         type=float,
-        default=config.DEFAULT_DEADLINE_S,
-        help="the run's deadline for an op (default %(default)g)",
+        help="the run's deadline for an op: a quarter of it, 5 s at most, is how long a silent "
+        "member goes unnoticed; peers with a deadline below that are refused if this is given "
+        f"(default {config.DEFAULT_DEADLINE_S:g})",
     )
     add(
         "--log-level",
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if run_id is not None:
         source = "PCCL_RUN" if args.run_id is None else "--run"
         arguments.check_text(source, run_id, arguments.RUN_BYTES_MAX)
-    timers = _timers(args.deadline)
+    timers = _timers(config.DEFAULT_DEADLINE_S if args.deadline is None else args.deadline)
     shell = server.ServerConfig(
         bind=endpoint.parse(args.bind),
         timers=timers,
@@ -98,7 +99,12 @@ def run(args: argparse.Namespace) -> int:
         place=tenure.Place(args.state_dir, args.standby),
         parent_pid=args.parent_pid,
     )
-    pure = state.Config(run=run_id, detection_s=timers.detection_s, deadline_s=timers.deadline_s)
+    pure = state.Config(
+        run=run_id,
+        detection_s=timers.detection_s,
+        deadline_s=timers.deadline_s,
+        strict=args.deadline is not None,
+    )
     level = settings.log_level if "log_level" in settings.given else "info"
     _allow_many_connections()
     with (

@@ -7,16 +7,23 @@ is shown as `-`, and nothing of it reaches the terminal unchecked.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from pccl_py import arguments, config
+from pccl_py.errors import CoordinatorLost, UsageError
 from pccl_py.launch import inquiry
 from pccl_py.launch.inquiry import Json
 from pccl_py.protocol import encoding
 from pccl_py.protocol.endpoint import Endpoint
 
 RING_SHOWN_MAX = 16
+OPS_SHOWN_MAX = 32
+WATCH_S = 2.0
+WATCH_MIN_S = 0.1
+NAMES_SHOWN_MAX = 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,6 +42,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--run", dest="run_id", metavar="ID", help="refuse to speak of another run (PCCL_RUN)")
     add("--json", action="store_true", help="print the answer as JSON")
+    add(
+        "--watch",
+        metavar="SECONDS",
+        type=float,
+        nargs="?",
+        const=WATCH_S,
+        help="again and again, until Ctrl-C (every %(const)g s; with --json a line each time)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,9 +59,26 @@ def run(args: argparse.Namespace) -> int:
     if run_id or args.run_id is not None:
         source = "PCCL_RUN" if args.run_id is None else "--run"
         arguments.check_text(source, run_id, arguments.RUN_BYTES_MAX)
-    address, status = inquiry.status(settings.coordinator, run_id, settings.secret)
+    ask = functools.partial(inquiry.status, settings.coordinator, run_id, settings.secret)
+    if args.watch is not None:
+        return _watch(ask, args.watch, as_json=args.json)
+    address, status = ask()
     print(json.dumps(status, indent=2) if args.json else table(address, status))
     return 0
+
+
+def _watch(ask: Callable[[], tuple[Endpoint, Json]], every_s: float, *, as_json: bool) -> int:
+    """Until Ctrl-C. A coordinator that is away is waited for: it may be restarted."""
+    if not WATCH_MIN_S <= every_s <= arguments.LONGEST_S:
+        raise UsageError(f"--watch {every_s:g} must be {WATCH_MIN_S:g} seconds or more")
+    while True:
+        try:
+            address, status = ask()
+            text = json.dumps(status) if as_json else f"{table(address, status)}\n"
+        except CoordinatorLost as error:
+            text = json.dumps({"error": str(error)}) if as_json else f"{error}\n"
+        print(text, flush=True)
+        time.sleep(every_s)
 
 
 # ---------------------------------------------------------------- printing
@@ -58,12 +90,13 @@ def table(address: Endpoint, status: Json) -> str:
     timers = " s · ".join(
         f"{name} {_word(status, f'{name}_s')}" for name in ("deadline", "detection", "heartbeat")
     )
+    members = _entries(status, "members")
     lines = [
         f"run {run_id} · epoch {_word(status, 'epoch')} · coordinator {address}",
         f"{timers} s",
+        *_deadlines(status, members),
         "",
     ]
-    members = _entries(status, "members")
     lines += _grid(members) if members else ["no members"]
     lines += _routes(status)
     pending = _entries(status, "pending")
@@ -78,12 +111,38 @@ def table(address: Endpoint, status: Json) -> str:
     if isinstance(journal, dict):
         since = f"no new view for {_word(journal, 'seconds')} s"
         lines += [f"{since}: {_word(journal, 'reason')}; it is tried again until that works"]
+    lines += _ops(status)
     flush = status.get("flush")
     if isinstance(flush, dict):
         lines += [
             f"view change under way for {_word(flush, 'seconds')} s: {_word(flush, 'reason')}"
         ]
     return "\n".join(lines)
+
+
+def _deadlines(status: Json, members: Sequence[Json]) -> list[str]:
+    """What members give their ops, where that is not the coordinator's; and whose is too short."""
+    given = {
+        _word(who, "name"): seconds
+        for who in members
+        if isinstance(seconds := who.get("deadline_s"), float)
+    }
+    if not given or set(given.values()) == {status.get("deadline_s")}:
+        return []
+    low, high = min(given.values()), max(given.values())
+    lines = [f"members' own deadline {low:g}{f' to {high:g}' if high > low else ''} s"]
+    detection = status.get("detection_s")
+    short = [who for who, seconds in given.items() if seconds < _seconds(detection)]
+    if short:
+        lines.append(
+            f"warning: that of {_names(short, 0)} is shorter than the detection time: such ops end "
+            "before a silent member is found (start the coordinator with a shorter --deadline)"
+        )
+    return lines
+
+
+def _seconds(found: object) -> float:
+    return found if isinstance(found, float) else 0.0
 
 
 def _routes(status: Json) -> list[str]:
@@ -106,9 +165,42 @@ def _routes(status: Json) -> list[str]:
     return ["", *lines] if lines else []
 
 
+def _ops(status: Json) -> list[str]:
+    """The ops in flight, the oldest first, and who did not say whether it has any."""
+    ops = _entries(status, "ops")
+    more = status.get("ops_more")
+    more = (more if isinstance(more, int) else 0) + max(0, len(ops) - OPS_SHOWN_MAX)
+    rows = [
+        (
+            _word(op, "member"),
+            _word(op, "op") + (", timed out" if op.get("timed_out") is True else ""),
+            f"{_word(op, 'age_s')} s",
+            f"{_word(op, 'bytes_missing')} of {_word(op, 'bytes')}",
+            _word(op, "phase"),
+            _names(op.get("awaited"), op.get("awaited_count")),
+        )
+        for op in ops[:OPS_SHOWN_MAX]
+    ]
+    titles = ("member", "op in flight", "age", "bytes missing", "waits for", "of")
+    lines = ["", *_table((titles, *rows))] if rows else []
+    if more > 0:
+        lines.append(f"and {more} more")
+    silent = [_word(who, "name") for who in _entries(status, "unanswered")]
+    if silent:
+        lines += ["", f"no word of their ops, within a second, from: {', '.join(silent)}"]
+    return lines
+
+
+def _names(found: object, count: object) -> str:
+    names = [encoding.printable(str(name)) for name in found] if isinstance(found, list) else []
+    more = max(count if isinstance(count, int) else 0, len(names)) - len(names[:NAMES_SHOWN_MAX])
+    shown = ", ".join(names[:NAMES_SHOWN_MAX]) or "-"
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def _grid(members: Sequence[Json]) -> list[str]:
     titles = ("rank", "name", "group", "id", "address")
-    rows = [titles] + [
+    rows = [
         (
             _word(member, "rank"),
             _word(member, "name"),
@@ -118,7 +210,12 @@ def _grid(members: Sequence[Json]) -> list[str]:
         )
         for member in members
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
+    return _table((titles, *rows))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equally many texts, in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pccl_py.coordinator.state import CONTEXT_MAX, GROUP_MAX, KEYS_MAX, OPS_MAX, SEGMENTS_MAX
 from pccl_py.protocol.messages import (
+    AWAITED_MAX,
+    OPS_IN_FLIGHT_MAX,
     Answer,
     At,
     Hello,
+    InFlight,
     Leave,
     Lost,
     Measured,
@@ -29,7 +32,7 @@ _DIGEST_BYTES = 16
 _OP_MAX = 1 << 64
 _FROM_PEER = (
     Hello, Lost, Timeout, Mismatch, Refresh, Leave, Answer, Sp, At, Repaired, Offer, StatusRequest,
-    Measured,
+    Measured, InFlight,
 )  # fmt: skip
 
 
@@ -61,6 +64,11 @@ def find(message: Message) -> str:
                 return "Measured with more paths than a group has members"
             if len({path.peer for path in message.paths}) != len(message.paths):
                 return "Measured with a peer twice"
+        case InFlight():
+            if len(message.ops) > OPS_IN_FLIGHT_MAX or message.running < len(message.ops):
+                return "InFlight with more ops than it may, or says it has"
+            if any(len(op.awaited) > AWAITED_MAX for op in message.ops):
+                return "InFlight with too many members awaited"
         case _:
             pass
     return ""

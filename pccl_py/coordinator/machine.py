@@ -12,7 +12,7 @@ message brought the last fact.
     Sp, At         -> safe point -> larger view         admission
     Offer          -> StatePlan                         shared_state
     Measured       -> routes, now or at the next view   routes
-    StatusRequest  -> Status                            progress
+    StatusRequest  -> Inspect; InFlight -> Status       inquiry
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import assert_never
 from pccl_py.coordinator import (
     admission,
     faults,
+    inquiry,
     invariants,
     membership,
     progress,
@@ -52,6 +53,7 @@ from pccl_py.protocol.messages import (
     At,
     FromPeer,
     Hello,
+    InFlight,
     Leave,
     Lost,
     Measured,
@@ -61,7 +63,6 @@ from pccl_py.protocol.messages import (
     Refused,
     Repaired,
     Sp,
-    Status,
     StatusRequest,
     Timeout,
 )
@@ -105,17 +106,19 @@ def _receive(turn: Turn, connection: Connection, message: FromPeer) -> None:
         membership.hello(turn, connection, message)
         return
     if isinstance(message, StatusRequest):
-        text = progress.status_json(turn.state, turn.now)
         if turn.state.run is not None and message.run and message.run != turn.state.run:
             membership.refuse(turn, connection, Code.USAGE, membership.WRONG_RUN)
         else:
-            turn.actions.append(Send(connection, Status(text)))
+            inquiry.asked(turn, connection)
         return
     peer = turn.state.peer_of.get(connection)
     if peer is None or not turn.state.is_living(peer):
         return  # unknown or suspected: ignored
     if isinstance(message, Measured):
         routes.measured(turn, peer, message)
+        return
+    if isinstance(message, InFlight):
+        inquiry.answered(turn, peer, message)
         return
     if message.epoch != turn.state.epoch:
         return  # stale
@@ -143,6 +146,7 @@ def _settle(turn: Turn) -> None:
     trouble.advance(turn)
     admission.advance(turn)
     progress.tell(turn)
+    inquiry.advance(turn)
     state = turn.state
     times = [
         *membership.deadlines(state),
@@ -151,6 +155,7 @@ def _settle(turn: Turn) -> None:
         *admission.deadlines(state),
         *routes.deadlines(state),
         *progress.deadlines(state),
+        *inquiry.deadlines(state),
     ]
     # what is due was looked at just now; if it could not be acted on, an event will change that
     at = min((time for time in times if time > turn.now), default=None)

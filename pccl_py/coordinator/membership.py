@@ -78,7 +78,7 @@ def hello(turn: Turn, connection: Connection, message: Hello) -> None:
         at_epoch = message.epoch == state.epoch
         behind = message.epoch == state.epoch - 1 and message.epoch > 0
         if at_epoch or behind or (message.epoch == 0 and peer in state.newcomers):
-            _attach(turn, connection, peer)
+            _attach(turn, connection, message)
             _bring_up_to_date(turn, peer, message)
             return
     elif message.epoch == 0 and peer not in state.former and peer not in state.members:
@@ -113,13 +113,14 @@ def disconnected(turn: Turn, event: Disconnected) -> None:
         state,
         peer_of=peer_of,
         connection_of=drop(state.connection_of, peer),
+        deadlines=drop(state.deadlines, peer),
         absent_until=absent,
     )
     turn.note("disconnected", ("peer", f"{peer:016x}"), ("reason", event.reason))
 
 
-def _attach(turn: Turn, connection: Connection, peer: PeerId) -> None:
-    state = turn.state
+def _attach(turn: Turn, connection: Connection, message: Hello) -> None:
+    state, peer = turn.state, message.peer
     old = state.connection_of.get(peer)
     peer_of = state.peer_of
     if old is not None and old != connection:
@@ -131,6 +132,9 @@ def _attach(turn: Turn, connection: Connection, peer: PeerId) -> None:
         connection_of=put(state.connection_of, peer, connection),
         absent_until=drop(state.absent_until, peer),
     )
+    if message.deadline_ms:
+        deadlines = put(turn.state.deadlines, peer, message.deadline_ms / 1000)
+        turn.state = replace(turn.state, deadlines=deadlines)
 
 
 def _bring_up_to_date(turn: Turn, peer: PeerId, message: Hello) -> None:
@@ -154,12 +158,21 @@ def _bring_up_to_date(turn: Turn, peer: PeerId, message: Hello) -> None:
 
 def _newcomer(turn: Turn, connection: Connection, message: Hello) -> None:
     state = turn.state
+    config, deadline_s = state.config, message.deadline_ms / 1000
+    if config.strict and 0 < deadline_s < config.detection_s:
+        text = (
+            f"deadline_s={deadline_s:g} is shorter than the {config.detection_s:g} s in which this "
+            f"run finds a silent member (its coordinator has --deadline {config.deadline_s:g}): "
+            "give join a longer one, or the coordinator a shorter one"
+        )
+        refuse(turn, connection, Code.USAGE, text)
+        return
     if message.peer not in state.pending and len(state.pending) >= PENDING_MAX:
         text = f"{PENDING_MAX} peers are waiting already; try again later"
         refuse(turn, connection, Code.RESOURCE, text)
         return
     member = Member(message.peer, message.name, message.group, message.host, message.port)
-    _attach(turn, connection, message.peer)
+    _attach(turn, connection, message)
     newcomer = Newcomer(member, message.min_members)
     turn.state = replace(
         turn.state,

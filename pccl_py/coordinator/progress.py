@@ -1,23 +1,25 @@
 """What people are told (layer 2): who waits for whom, and the answer to `pccl status`.
 
-Called by `machine` after every event (`tell`) and per StatusRequest; decides nothing that another
-module reads. Waiting peers hear of a change at once, but not more often than PACE_SHARE of
-progress_s, and the same text again every progress_s.
+Called by `machine` after every event (`tell`) and by `inquiry` per StatusRequest; decides nothing
+that another module reads. Waiting peers hear of a change at once, but not more often than
+PACE_SHARE of progress_s, and the same text again every progress_s.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 
 from pccl_py.coordinator import admission
 from pccl_py.coordinator.state import State, Turn
-from pccl_py.protocol.messages import Waiting
+from pccl_py.protocol.messages import InFlight, Waiting
 from pccl_py.types import GroupRecord, Member, PeerId, members_text, peer_text
 
 PACE_SHARE = 0.04
 PATHS_SHOWN_MAX = 4096
+OPS_SHOWN_MAX = 1024
 
 
 def tell(turn: Turn) -> None:
@@ -129,9 +131,12 @@ def waiting_text(state: State) -> str:
     return f"waiting for {members_text(late)} to reach a safe point (call comm.update())"
 
 
-def status_json(state: State, now: float) -> str:
-    """Everything that an operator may ask, as JSON. Times in seconds."""
+def status_json(state: State, now: float, answers: Mapping[PeerId, InFlight]) -> str:
+    """Everything that an operator may ask, as JSON. Times in seconds. answers: what members have
+    said of their ops in flight; of the others it is said that they have not."""
     config, soft = state.config, state.soft
+    told = {peer: answer for peer, answer in answers.items() if state.is_living(peer)}
+    rows = _ops(state, told)[:OPS_SHOWN_MAX]
     body = {
         "run": state.run,
         "epoch": state.epoch,
@@ -159,11 +164,41 @@ def status_json(state: State, now: float) -> str:
         else {"reason": state.trouble.reason, "seconds": round(now - state.trouble.since, 3)},
         "groups": [] if state.record is None else [_group(state, g) for g in state.record.groups],
         "paths": _paths(state),
+        "ops": rows,
+        "ops_more": sum(answer.running for answer in told.values()) - len(rows),
+        "unanswered": [_who(state.members[peer]) for peer in state.living() if peer not in told],
         "awaited": [_who(state.members[peer]) for peer in awaited(state)],
         "waiting": waiting_text(state),
         "excluded": [[peer_text(a), peer_text(b)] for a, b in _excluded(state)],
     }
     return json.dumps(body)
+
+
+def _ops(state: State, answers: Mapping[PeerId, InFlight]) -> list[dict[str, object]]:
+    """The ops in flight, as each member sees them, the oldest first. Times in seconds."""
+    rows = [(op.age_ms, peer, op) for peer, answer in answers.items() for op in answer.ops]
+    rows.sort(key=lambda row: -row[0])
+    return [
+        {
+            "member": state.members[peer].name,
+            "member_id": f"{peer:016x}",
+            "group": state.members[peer].group,
+            "op": op.text,
+            "op_id": op.op,
+            "kind": op.kind.name.lower(),
+            "bytes": op.nbytes,
+            "bytes_missing": op.missing,
+            "age_s": op.age_ms / 1000,
+            "phase": op.phase.name.lower(),
+            "awaited": [
+                state.members[other].name if other in state.members else peer_text(other)
+                for other in op.awaited
+            ],
+            "awaited_count": op.awaited_count,
+            "timed_out": op.timed_out,
+        }
+        for _, peer, op in rows
+    ]
 
 
 def _excluded(state: State) -> tuple[tuple[PeerId, PeerId], ...]:
@@ -211,4 +246,5 @@ def _member(state: State, member: Member) -> dict[str, object]:
         **_who(member),
         "rank": group.index(member.peer),
         "connected": member.peer in state.connection_of,
+        "deadline_s": state.deadlines.get(member.peer),
     }

@@ -61,6 +61,8 @@ from pccl_py.protocol.messages import (
     FromCoordinator,
     FromPeer,
     Hello,
+    InFlight,
+    Inspect,
     Message,
     Refused,
     Status,
@@ -146,7 +148,7 @@ class _Shell(Generic[S]):
         self._probes: list[tuple[float, int]] = []  # heap of (monotonic seconds, link number)
         self._probes_changed = asyncio.Event()
         self._is_stuck = asyncio.Event()  # the journal takes no record
-        self._messages = 0  # received and sent, status requests and their answers apart
+        self._messages = 0  # received and sent, those for a status apart
 
     async def run(self, ready: Callable[[], None], end: tenure.End) -> None:
         remembered = self._store.remembered
@@ -203,7 +205,7 @@ class _Shell(Generic[S]):
                 raise RemoteProtocolError(f"{type(message).__name__} is not for a coordinator")
         except RemoteProtocolError as error:
             return await self._refuse(routing_id, refusal_of(error))
-        self._messages += not isinstance(message, StatusRequest)
+        self._messages += not isinstance(message, StatusRequest | InFlight)
         match message:
             case Hello() | StatusRequest():
                 refusal = check_proof(self._config.secret, message)
@@ -317,7 +319,7 @@ class _Shell(Generic[S]):
         if isinstance(message, Status):
             body = json.loads(message.json) | {"control_messages": self._messages}
             return Status(json.dumps(body))
-        self._messages += 1
+        self._messages += not isinstance(message, Inspect)
         return message
 
     async def _send(self, number: int, message: FromCoordinator) -> None:

@@ -15,6 +15,7 @@ from pccl_py.coordinator.events import Action, Connection, Note, Send
 from pccl_py.protocol.messages import (
     Answer,
     FromCoordinator,
+    InFlight,
     Mismatch,
     Offer,
     Round,
@@ -50,12 +51,14 @@ _V = TypeVar("_V")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """run: None adopts the first joiner's. Times in seconds."""
+    """run: None adopts the first joiner's. Times in seconds. strict: the deadline was asked for, it
+    is not the default: peers whose own does not go with it are refused."""
 
     run: str | None
     detection_s: float
     deadline_s: float
     progress_s: float = 5.0
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,18 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
+class Inquiry:
+    """Members are being asked how their ops stand. askers: who wants to know; awaited: members that
+    have not answered."""
+
+    round: Round
+    began: float
+    askers: tuple[Connection, ...]
+    awaited: frozenset[PeerId]
+    answers: Mapping[PeerId, InFlight]
+
+
+@dataclass(frozen=True, slots=True)
 class Soft:
     """What is true in one epoch only.
 
@@ -145,11 +160,13 @@ class Soft:
 class State:
     """members: of `record`, by id, in order of joining. newcomers: who may still be at epoch 0 in
     this record. absent_until: members and pending peers without a connection, and when that makes
-    them dead. former: ids that were members once, and why not now (R12). rolled: timed-out ops that
-    were rolled forward. plans: decided state elections of this line. measured: by whom, to whom.
-    judge_at: when to see whether other routes are worth a view; rerouted_at: when they last were.
-    retry_at: no admission round before. trouble: with the journal. told, told_at: the last Waiting;
-    looked_at: when its text was last made; untold: pending peers that have heard nothing yet."""
+    them dead. deadlines: seconds that connected peers give their ops, where they say. former: ids
+    that were members once, and why not now (R12). rolled: timed-out ops that were rolled forward.
+    plans: decided state elections of this line. measured: by whom, to whom. judge_at: when to see
+    whether other routes are worth a view; rerouted_at: when they last were. retry_at: no admission
+    round before. inquiry: under way; inquiries: so many began. trouble: with the journal. told,
+    told_at: the last Waiting; looked_at: when its text was last made; untold: pending peers that
+    have heard nothing yet."""
 
     config: Config
     boot: int = 0
@@ -160,6 +177,7 @@ class State:
     peer_of: Mapping[Connection, PeerId] = field(default_factory=dict)
     connection_of: Mapping[PeerId, Connection] = field(default_factory=dict)
     absent_until: Mapping[PeerId, float] = field(default_factory=dict)
+    deadlines: Mapping[PeerId, float] = field(default_factory=dict)
     pending: Mapping[PeerId, Newcomer] = field(default_factory=dict)
     former: Mapping[PeerId, str] = field(default_factory=dict)
     rolled: Mapping[OpKey, Rolled] = field(default_factory=dict)
@@ -168,6 +186,8 @@ class State:
     judge_at: float | None = None
     rerouted_at: float = float("-inf")
     rounds: int = 0
+    inquiry: Inquiry | None = None
+    inquiries: int = 0
     retry_at: float = 0.0
     trouble: Trouble | None = None
     disagreement: str = ""

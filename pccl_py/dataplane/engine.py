@@ -1,8 +1,8 @@
 """The C engine behind typed Python (layer 3): handles, structs and status codes stop here.
 
-The only file in which cffi's untyped objects (`Any`) live. One Engine is one peer's data plane; the
-control thread gives it views, user threads submit and wait. Every cffi call releases the GIL. See
-native/include/pccl.h for what each call promises about threads and ownership.
+With `rows` the only file in which cffi's untyped objects (`Any`) live. One Engine is one peer's
+data plane; the control thread gives it views, user threads submit and wait. Every cffi call
+releases the GIL. See native/include/pccl.h for what each promises about threads and ownership.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+from pccl_py.dataplane import rows
 from pccl_py.dataplane._pccl import ffi as _ffi
 from pccl_py.dataplane._pccl import lib as _lib
 from pccl_py.dataplane.op import Blocks, Op
-from pccl_py.dataplane.results import NO_INFO, Result, Stats, no_port
+from pccl_py.dataplane.results import NO_INFO, Result, Stats, no_port, with_blame
 from pccl_py.errors import Evicted, PcclError, ResourceError, UsageError, from_code
 from pccl_py.peer.events import (
     EngineFull,
     EngineRepaired,
     Flushed,
+    Inspected,
     LinkLost,
     OpMismatched,
     OpSettled,
     OpTimedOut,
     PathsMeasured,
 )
-from pccl_py.protocol.messages import OpReport, OpStatus
-from pccl_py.types import Kind, OnLoss, OpInfo, Path, PeerId, Record, Route, op_text
+from pccl_py.types import Kind, OpInfo, Path, PeerId, Phase, Record, Route, op_text
 
 ffi: Any = _ffi
 lib: Any = _lib
@@ -50,7 +51,7 @@ CLOSED = "the communicator was closed before the op ended"
 
 EngineEvent = (
     LinkLost | OpTimedOut | OpSettled | OpMismatched | Flushed | EngineRepaired | EngineFull
-    | PathsMeasured
+    | PathsMeasured | Inspected
 )  # fmt: skip
 
 
@@ -69,13 +70,13 @@ class Ticket:
     def is_submitted(self) -> bool:
         return self.cell.number != 0  # type: ignore[no-any-return]
 
+    @property
+    def op(self) -> int:
+        return int(self.cell.op)
+
     def in_words(self, text: str) -> str:
         """A text of the coordinator or the engine, who know a named op by its hash alone."""
         return text.replace(op_text(self.cell.op), self.words) if self.words else text
-
-
-def _text(field: Any) -> str:
-    return str(ffi.string(field).decode("utf-8", "replace"))
 
 
 class Engine:
@@ -291,8 +292,16 @@ class Engine:
             "none" if alone else "tcp",
         )
         status = row.status
-        error = from_code(status, ticket.in_words(_text(row.text))) if status else None
-        return Result(info, error)
+        if not status:
+            return Result(info, None)
+        text = ticket.in_words(rows.text(row.text))
+        blamed = with_blame(status, text, Phase(row.phase), info.seconds, row.missing)
+        return Result(info, from_code(status, blamed))
+
+    def inspect(self) -> None:
+        """Asks how the ops in flight stand; an Inspected event follows, or none if memory is out:
+        who asks waits for a while only. Control thread only."""
+        lib.pccl_engine_inspect(self._handle)
 
     def submitted(self) -> int:
         """Ops submitted in this line: the safe-point position."""
@@ -313,18 +322,18 @@ class Engine:
     def _event(self, event: Any) -> EngineEvent | None:
         kind = event.type
         if kind == lib.PCCL_EVENT_LINK_LOST:
-            return LinkLost(event.epoch, PeerId(event.peer), _text(event.reason))
+            return LinkLost(event.epoch, PeerId(event.peer), rows.text(event.reason))
         if kind == lib.PCCL_EVENT_TIMEOUT:
-            return OpTimedOut(event.op, _text(event.reason))
+            return OpTimedOut(event.op, rows.text(event.reason))
         if kind == lib.PCCL_EVENT_SETTLED:
             return OpSettled(event.op)
         if kind == lib.PCCL_EVENT_MISMATCH:
             return OpMismatched(
                 event.op,
                 PeerId(event.peer),
-                _text(event.field),
-                _text(event.mine),
-                _text(event.theirs),
+                rows.text(event.field),
+                rows.text(event.mine),
+                rows.text(event.theirs),
             )
         if kind == lib.PCCL_EVENT_FLUSHED:
             return self._report()
@@ -332,8 +341,16 @@ class Engine:
             return EngineRepaired(event.epoch)
         if kind == lib.PCCL_EVENT_PATHS:
             return PathsMeasured(self.paths())
+        if kind == lib.PCCL_EVENT_INSPECTED:
+            return self._inspected()
         assert kind == lib.PCCL_EVENT_FULL
         return EngineFull()
+
+    def _inspected(self) -> Inspected | None:
+        found = ffi.new("struct pccl_inspection *")
+        if lib.pccl_engine_inspection(self._handle, found) != lib.PCCL_OK:
+            return None  # two answers were there, and the later one was taken already
+        return rows.inspected(found)
 
     def _report(self) -> Flushed | None:
         out = ffi.new("struct pccl_report **")
@@ -341,20 +358,20 @@ class Engine:
             return None  # a newer flush has been reported already
         report = out[0]
         try:
-            ops = tuple(_op_report(report.ops[i]) for i in range(report.op_count))
-            rows = (report.contexts[i] for i in range(report.context_count))
-            contexts = tuple((row.context, row.stable) for row in rows)
+            ops = tuple(rows.op_report(report.ops[i]) for i in range(report.op_count))
+            told = (report.contexts[i] for i in range(report.context_count))
+            contexts = tuple((row.context, row.stable) for row in told)
             return Flushed(report.epoch, report.submitted, report.stable, contexts, ops)
         finally:
             lib.pccl_report_free(report)
 
     def paths(self) -> tuple[Path, ...]:
         """What is known of the paths to other members, at most one sample a second."""
-        rows, count = ffi.new("struct pccl_path[]", lib.PCCL_MEMBERS_MAX), ffi.new("uint32_t *")
+        found, count = ffi.new("struct pccl_path[]", lib.PCCL_MEMBERS_MAX), ffi.new("uint32_t *")
         with self._call() as usable:
             if usable:
-                lib.pccl_engine_paths(self._handle, len(rows), rows, count)
-        return tuple(Path(PeerId(r.peer), r.rtt_us, r.rate) for r in rows[0 : count[0]])
+                lib.pccl_engine_paths(self._handle, len(found), found, count)
+        return tuple(Path(PeerId(r.peer), r.rtt_us, r.rate) for r in found[0 : count[0]])
 
     def stats(self) -> Stats:
         row = ffi.new("struct pccl_stats *")
@@ -378,11 +395,11 @@ def _blocks(buffers: Blocks, count: int) -> Any:
     """An array of pccl_block, or NULL."""
     if not buffers:
         return ffi.NULL
-    rows = ffi.new("struct pccl_block[]", count)
-    for row, buffer in zip(rows, buffers, strict=True):
+    blocks = ffi.new("struct pccl_block[]", count)
+    for row, buffer in zip(blocks, buffers, strict=True):
         if buffer is not None and buffer.count:
             row.data, row.count = ffi.cast(_POINTER, buffer.address), buffer.count
-    return rows
+    return blocks
 
 
 def _op_row(op: Op, timeout_s: float) -> tuple[Any, Any]:
@@ -424,19 +441,4 @@ def _refused(status: int) -> PcclError:
         errno.ENOMEM,
         f"no room for another op: {int(lib.PCCL_OPS_MAX)} may be in flight, of "
         f"{int(lib.PCCL_CONTEXTS_MAX)} sub-groups and (source, destination, tag)s; wait for some",
-    )
-
-
-def _op_report(row: Any) -> OpReport:
-    return OpReport(
-        op=row.op,
-        status=OpStatus(row.status),
-        segments=row.segments,
-        final=bytes(ffi.buffer(row.final, (row.segments + 7) // 8)),
-        on_loss=OnLoss(row.on_loss),
-        root=PeerId(row.root_peer),
-        among=bytes(ffi.buffer(row.among, row.among_bytes)) if row.among_bytes else b"",
-        timed_out=bool(row.timed_out),
-        code=row.code,
-        text=_text(row.text),
     )

@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pccl_py.errors import PcclError, ResourceError
-from pccl_py.types import OpInfo
+from pccl_py.errors import Code, PcclError, ResourceError
+from pccl_py.types import OpInfo, Phase
 
 NO_INFO = OpInfo(0, 0, 0, 0, 0, 0.0, "none", "none")
 
@@ -37,6 +37,19 @@ class Result(NamedTuple):
 
     info: OpInfo
     error: PcclError | None
+
+
+_BLAMED = (Code.PEER_LOST, Code.DEADLINE_EXCEEDED, Code.EVICTED, Code.COORDINATOR_LOST)
+
+
+def with_blame(code: int, text: str, phase: Phase, seconds: float, missing: int) -> str:
+    """An op's error text, and how the op stood here when it was given up."""
+    if phase is Phase.NONE or code not in _BLAMED:  # it never ran here; or a mistake, at once
+        return text
+    return (
+        f"{text} (it ended here {seconds:.1f} s after its submission, waiting for {phase.text}, "
+        f"{missing} bytes missing)"
+    )
 
 
 def no_port(host: str, port: int, code: int) -> ResourceError:

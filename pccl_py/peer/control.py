@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -37,7 +37,7 @@ from pccl_py.errors import (
     code_of,
     from_code,
 )
-from pccl_py.peer import machine
+from pccl_py.peer import machine, stalls
 from pccl_py.peer.calls import Calls
 from pccl_py.peer.events import (
     Action,
@@ -47,6 +47,8 @@ from pccl_py.peer.events import (
     Fail,
     FlushEngine,
     Hold,
+    Inspected,
+    InspectEngine,
     InstallView,
     Left,
     Note,
@@ -60,7 +62,7 @@ from pccl_py.peer.events import (
     Tick,
 )
 from pccl_py.peer.state import State
-from pccl_py.protocol import encoding
+from pccl_py.protocol import encoding, shapes
 from pccl_py.protocol.endpoint import Endpoint
 from pccl_py.protocol.messages import CODES, FromCoordinator, FromPeer, Hello, Message
 from pccl_py.types import Record
@@ -70,6 +72,8 @@ RECONNECT_MS = 50
 RECONNECT_MAX_MS = 500
 LINGER_MS = 200
 SLICE_S = 0.1  # how long a wait sleeps before it looks for signals
+
+_stall_log = logging.getLogger("pccl")
 
 _FROM_COORDINATOR = frozenset(kind for code, kind in CODES.items() if code >= 64)
 
@@ -159,6 +163,9 @@ class Control:
         self._socket: zmq.asyncio.Socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._calls: Calls | None = None
+        self._stalls = stalls.NONE
+        # What the user calls the ops in flight, by id; who keeps those sets it before `start`.
+        self.called: Callable[[], Mapping[int, str]] = dict
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._body, name="pccl-control", daemon=True)
 
@@ -226,6 +233,7 @@ class Control:
         )
         self._loop.add_reader(self._engine.event_fd, self._on_engine)
         self._ready.set()
+        self._look_now_and_then()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -279,7 +287,30 @@ class Control:
 
     def _on_engine(self) -> None:
         while (event := self._engine.next_event()) is not None:
-            self._on_event(event)
+            self._on_event(self._inspected(event) if isinstance(event, Inspected) else event)
+
+    def _inspected(self, told: Inspected) -> Inspected:
+        """The ops as the user calls them: the engine knows a named one by its hash alone. What
+        takes long gets its line in the log."""
+        names = self.called()
+        ops = (
+            replace(op, called=shapes.clip(names.get(op.op, ""), shapes.CALLED_BYTES_MAX))
+            for op in told.ops
+        )
+        told = replace(told, ops=tuple(ops))
+        record, first_s = self.mailbox.record, self._config.timers.detection_s
+        self._stalls, lines = stalls.look(self._stalls, told, record, first_s)
+        for line in lines:
+            _stall_log.warning("%s", line)
+        return told
+
+    def _look_now_and_then(self) -> None:
+        """While ops are in flight: for how long, and for whom?"""
+        if self._loop is None or self._socket is None:
+            return
+        self._loop.call_later(self._config.timers.detection_s / 2, self._look_now_and_then)
+        if self._engine.stats().ops_running:
+            self._engine.inspect()
 
     def _on_event(self, event: Event) -> None:
         with self._lock:
@@ -297,6 +328,8 @@ class Control:
                 self._send(message)
             case InstallView(record):
                 self._install(record)
+            case InspectEngine():
+                self._engine.inspect()
             case FlushEngine(epoch):
                 self._engine.flush(epoch)
             case Resume(grown):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pccl_py.protocol.messages import FromCoordinator, FromPeer, OpReport, StateKey
-from pccl_py.types import Path, PeerId, Record
+from pccl_py.types import OpInFlight, Path, PeerId, Record
 
 # ---------------------------------------------------------------- events: control connection
 
@@ -92,6 +92,14 @@ class PathsMeasured:
     paths: tuple[Path, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """How the ops in flight stand here: the oldest of them, and how many there are in all."""
+
+    ops: tuple[OpInFlight, ...]
+    running: int
+
+
 # ---------------------------------------------------------------- events: the user's thread
 
 
@@ -138,8 +146,8 @@ class Tick:
 
 Event = (
     Connected | Disconnected | Received | LinkLost | OpTimedOut | OpSettled | OpMismatched | Flushed
-    | EngineRepaired | EngineFull | PathsMeasured | SafePoint | Drained | WantState | ForgetState
-    | WantLeave | Tick
+    | EngineRepaired | EngineFull | PathsMeasured | Inspected | SafePoint | Drained | WantState
+    | ForgetState | WantLeave | Tick
 )  # fmt: skip
 
 # ---------------------------------------------------------------- actions
@@ -160,6 +168,11 @@ class InstallView:
 @dataclass(frozen=True, slots=True)
 class FlushEngine:
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class InspectEngine:
+    """Ask the engine how its ops stand; an Inspected event follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +230,6 @@ class Note:
 
 
 Action = (
-    Send | InstallView | FlushEngine | Hold | Resume | StateElected | Progress
+    Send | InstallView | FlushEngine | InspectEngine | Hold | Resume | StateElected | Progress
     | Left | Fail | SetTimer | Note
 )  # fmt: skip

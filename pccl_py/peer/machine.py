@@ -10,6 +10,7 @@ and `_install` tell all facts that still hold again.
     Received(Flush)         -> FlushEngine; Flushed -> Answer        (stopped until the install)
     Received(Ask, Target, Release), SafePoint, Drained               safe_points
     PathsMeasured -> Measured, sometimes                             measures
+    Received(Inspect) -> InspectEngine; Inspected -> InFlight
     LinkLost, OpTimedOut, OpMismatched, EngineRepaired, EngineFull, WantLeave, WantState -> told
     Received(Bye) -> Left; Received(EvictedMsg, Refused) -> Fail; unreachable too long -> Fail
 
@@ -35,6 +36,8 @@ from pccl_py.peer.events import (
     Flushed,
     FlushEngine,
     ForgetState,
+    Inspected,
+    InspectEngine,
     InstallView,
     Left,
     LinkLost,
@@ -62,6 +65,8 @@ from pccl_py.protocol.messages import (
     Flush,
     FromCoordinator,
     Hello,
+    InFlight,
+    Inspect,
     Install,
     Leave,
     Lost,
@@ -108,6 +113,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
             _flushed(turn, event)
         case PathsMeasured():
             measures.measured(turn, event)
+        case Inspected():
+            _inspected(turn, event)
         case Tick():  # it is used up, also if it came a little early: ask again
             turn.state = replace(turn.state, timer=None)
         case _:
@@ -136,6 +143,7 @@ def _connected(turn: Turn) -> None:
         holding=state.round,
         nonce=b"",
         proof=b"",
+        deadline_ms=who.deadline_ms,
     )
     turn.send(hello)
     if state.record is None:
@@ -210,6 +218,9 @@ def _received(turn: Turn, message: FromCoordinator) -> None:
         case Refused():
             known = message.code in set(Code) and message.code != Code.OK
             _fail(turn, Code(message.code) if known else Code.PROTOCOL, message.text)
+        case Inspect():
+            turn.state = replace(state, inspecting=message.round)
+            turn.actions.append(InspectEngine())
         case Status():
             pass  # answers nothing that a peer asks
         case _:
@@ -291,6 +302,14 @@ def _elected(
 
 
 # ---------------------------------------------------------------- engine and user
+
+
+def _inspected(turn: Turn, event: Inspected) -> None:
+    """For the coordinator, if it asked; the control thread asks for reasons of its own, too."""
+    asked = turn.state.inspecting
+    if asked is not None:
+        turn.state = replace(turn.state, inspecting=None)
+        turn.send(InFlight(turn.state.epoch, asked, event.ops, event.running))
 
 
 def _flushed(turn: Turn, event: Flushed) -> None:

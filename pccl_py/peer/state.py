@@ -37,6 +37,7 @@ class Identity:
     host: str
     port: int
     min_members: int
+    deadline_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class State:
     op -> blame line. elected: the last offer whose election is known here (another member may have
     missed it, and the coordinator may have forgotten). paths: as last measured; paths_told: what
     the coordinator has been told of them, and when; tell_at: when to tell it again, None: no need.
+    inspecting: which inquiry of the coordinator waits for the engine's word.
     """
 
     identity: Identity
@@ -80,6 +82,7 @@ class State:
     paths: Mapping[PeerId, Path] = field(default_factory=dict)
     paths_told: Mapping[PeerId, Path] = field(default_factory=dict)
     paths_told_at: float = 0.0
+    inspecting: Round | None = None
     tell_at: float | None = None
     timer: float | None = None
     end: End = End.NO
@@ -99,9 +102,13 @@ def initial(
     port: int,
     min_members: int,
     detection_s: float,
+    deadline_s: float = 0.0,
 ) -> State:
-    """The state of a peer that has not connected yet. detection_s: see DESIGN §2, derived times."""
-    return State(Identity(run, peer, name, group, host, port, min_members), detection_s)
+    """The state of a peer that has not connected yet. detection_s: see DESIGN §2, derived times.
+    deadline_s: of its ops, told to the coordinator; 0: not told."""
+    deadline_ms = int(1000 * deadline_s)
+    who = Identity(run, peer, name, group, host, port, min_members, deadline_ms)
+    return State(who, detection_s)
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ from pccl_py.protocol import shapes
 from pccl_py.protocol.messages import CODES, Hello, Message, Refused, StatusRequest
 from pccl_py.types import Record
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MESSAGE_BYTES_MAX = 8 << 20
 GREETING_BYTES_MAX = 2048
 """Most that Hello and StatusRequest take: all that a stranger may make the coordinator decode."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from pccl_py.types import OnLoss, Path, PeerId, Record
+from pccl_py.types import OnLoss, OpInFlight, Path, PeerId, Record
 
 Round = tuple[int, int]
+
+OPS_IN_FLIGHT_MAX = 32  # that one member tells of, as the engine does
+AWAITED_MAX = 8  # members that it names for each
 
 
 class OpStatus(enum.IntEnum):
@@ -35,6 +38,7 @@ class Hello:
     holding: the admission round it holds for, or None. host, port: where its engine listens.
     min_members: how many this peer wants in the first view. nonce: 16 random bytes.
     proof: HMAC-SHA256 under the run secret (see encoding.hello_proof), or empty without a secret.
+    deadline_ms: what this peer gives its ops; 0: it does not say.
     """
 
     run: str
@@ -49,6 +53,7 @@ class Hello:
     holding: Round | None
     nonce: bytes
     proof: bytes
+    deadline_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +197,18 @@ class Measured:
     paths: tuple[Path, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """To `Inspect(round)`: the ops that somebody waits for here, the oldest OPS_IN_FLIGHT_MAX of
+    them, and how many there are in all. Nothing but people's curiosity depends on it, so it is
+    taken whatever its epoch."""
+
+    epoch: int
+    round: Round
+    ops: tuple[OpInFlight, ...]
+    running: int
+
+
 # ---------------------------------------------------------------- coordinator -> peer
 
 
@@ -262,6 +279,13 @@ class StateError:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """Somebody asks for the run's status: how do your ops stand? Answered with one InFlight."""
+
+    round: Round
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The leaver is out; nobody needs it any more."""
 
@@ -294,18 +318,20 @@ class Status:
 
 FromPeer = (
     Hello | Lost | Timeout | Mismatch | Refresh | Leave | Answer | Sp | At | Repaired | Offer
-    | StatusRequest | Measured
+    | StatusRequest | Measured | InFlight
 )  # fmt: skip
 FromCoordinator = (
     Refused | Waiting | Install | Flush | Ask | Target | Release | StatePlan | StateError | Bye
-    | EvictedMsg | Status
+    | EvictedMsg | Status | Inspect
 )  # fmt: skip
 Message = FromPeer | FromCoordinator
 
 CODES: dict[int, type[Message]] = {
     1: Hello, 2: Lost, 3: Timeout, 4: Mismatch, 5: Refresh, 6: Leave, 7: Answer, 8: Sp, 9: At,
     10: Repaired, 11: Offer, 12: StatusRequest, 13: Measured,
+    14: InFlight,
     64: Refused, 65: Waiting, 66: Install, 67: Flush, 68: Ask, 69: Target, 70: Release,
     71: StatePlan, 72: StateError, 73: Bye, 74: EvictedMsg, 75: Status,
+    76: Inspect,
 }  # fmt: skip
 """Wire code of each message. Codes are never reused; 64 and up travel to peers."""

@@ -28,6 +28,7 @@ GROUP_BYTES_MAX = 64
 RUN_BYTES_MAX = 128
 HOST_BYTES_MAX = 63
 KEY_BYTES_MAX = 1024
+CALLED_BYTES_MAX = 160
 SEGMENTS_MAX = 65536
 RING_MAX = 1024
 
@@ -38,6 +39,7 @@ _TEXT_MAX = {
     "host": HOST_BYTES_MAX,
     "key": KEY_BYTES_MAX,
     "dirty": KEY_BYTES_MAX,
+    "called": CALLED_BYTES_MAX,
     "json": 4 << 20,
 }
 """Bytes of UTF-8 of texts that mean something; all others are free texts for people."""

@@ -22,7 +22,7 @@ import json
 from pathlib import Path as FilePath
 
 from pccl_py.coordinator import events as ke
-from pccl_py.coordinator import invariants, machine
+from pccl_py.coordinator import invariants, machine, progress
 from pccl_py.coordinator.state import Config, State, initial
 from pccl_py.errors import Code
 from pccl_py.protocol import messages as m
@@ -99,13 +99,7 @@ class Stage:
         return self.peer(who, words[0], words[1:])
 
     def _status(self) -> str:
-        _, actions = machine.step(
-            self.state, ke.Received(999, m.StatusRequest(self.run or "", b"", b"")), self.now
-        )
-        status = actions[0]
-        assert isinstance(status, ke.Send)
-        assert isinstance(status.message, m.Status)
-        return status.message.json
+        return progress.status_json(self.state, self.now, {})
 
     def peer(self, who: str, verb: str, words: list[str]) -> list[str]:
         if who not in self.ids:

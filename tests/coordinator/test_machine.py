@@ -125,7 +125,8 @@ def test_pending_is_bounded() -> None:
 
 def test_status_speaks_json() -> None:
     request = m.StatusRequest("r", b"", b"")
-    _, actions = machine.step(formed(2), ke.Received(9, request), 0.0)
+    state, _ = machine.step(formed(2), ke.Received(9, request), 0.0)
+    _, actions = machine.step(state, ke.Tick(), 1.0)
     sent = actions[0]
     assert isinstance(sent, ke.Send)
     assert isinstance(sent.message, m.Status)

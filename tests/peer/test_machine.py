@@ -13,7 +13,17 @@ from pccl_py.peer import events as pe
 from pccl_py.peer import machine
 from pccl_py.peer import state as ps
 from pccl_py.protocol import messages as m
-from pccl_py.types import GroupRecord, Member, Outcome, PeerId, Record, Verdict
+from pccl_py.types import (
+    GroupRecord,
+    Kind,
+    Member,
+    OpInFlight,
+    Outcome,
+    PeerId,
+    Phase,
+    Record,
+    Verdict,
+)
 
 ME, OTHER, THIRD = PeerId(1), PeerId(2), PeerId(3)
 
@@ -331,3 +341,12 @@ def test_any_events_in_any_order(events: list[pe.Event]) -> None:
             elif isinstance(action, pe.Send):
                 assert rig.state.connected
         assert (rig.state.standing is not None) == held
+
+
+def test_ops_in_flight_are_told_to_who_asks_and_to_nobody_else(member: Rig) -> None:
+    op = OpInFlight(1, "x", Kind.SEND, Phase.COPY, 8, 8, 70, (OTHER,), 1, False)
+    told = pe.Inspected((op,), 3)
+    assert member.said(told) == []  # the control thread looks now and then, too
+    assert member.get(m.Inspect((1, 5))) == [pe.InspectEngine()]
+    assert member.said(told) == [m.InFlight(1, (1, 5), (op,), 3)]
+    assert member.said(told) == []

@@ -20,6 +20,8 @@ from pccl_py.protocol.messages import (
     EvictedMsg,
     Flush,
     Hello,
+    InFlight,
+    Inspect,
     Install,
     Leave,
     Lost,
@@ -43,7 +45,20 @@ from pccl_py.protocol.messages import (
     Timeout,
     Waiting,
 )
-from pccl_py.types import GroupRecord, Member, OnLoss, Outcome, Path, PeerId, Record, Route, Verdict
+from pccl_py.types import (
+    GroupRecord,
+    Kind,
+    Member,
+    OnLoss,
+    OpInFlight,
+    Outcome,
+    Path,
+    PeerId,
+    Phase,
+    Record,
+    Route,
+    Verdict,
+)  # fmt: skip
 from tests.protocol.strategies import messages
 
 NONCE = bytes(range(16))
@@ -62,25 +77,26 @@ RECORD = Record(
     ),
     excluded=((ONE, TWO),),
 )  # fmt: skip
-HELLO = Hello("run", TWO, "n", "g", "127.0.0.1", 9, 2, 5, True, (1, 2), NONCE, b"\xaa" * 32)
+HELLO = Hello("run", TWO, "n", "g", "127.0.0.1", 9, 2, 5, True, (1, 2), NONCE, b"\xaa" * 32,
+              2000)  # fmt: skip
 
 GOLDEN: tuple[tuple[Message, str], ...] = (
     (
         HELLO,
         (
-            "9e0301a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
+            "9f0401a372756ecffedcba9876543210a16ea167a93132372e302e302e31090205c3920102c410000102"
             "030405060708090a0b0c0d0e0fc420aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-            "aaaaaaaaaa"
+            "aaaaaaaaaacd07d0"
         ),
     ),
-    (Lost(5, ONE, "reset"), "9503020501a57265736574"),
-    (Timeout(5, 6, "waiting for b"), "9503030506ad77616974696e6720666f722062"),
+    (Lost(5, ONE, "reset"), "9504020501a57265736574"),
+    (Timeout(5, 6, "waiting for b"), "9504030506ad77616974696e6720666f722062"),
     (
         Mismatch(5, 6, TWO, "dtype", "float32", "int8"),
-        "9803040506cffedcba9876543210a56474797065a7666c6f61743332a4696e7438",
+        "9804040506cffedcba9876543210a56474797065a7666c6f61743332a4696e7438",
     ),
-    (Refresh(5), "93030505"),
-    (Leave(5), "93030605"),
+    (Refresh(5), "93040505"),
+    (Leave(5), "93040605"),
     (
         Answer(
             5,
@@ -99,38 +115,48 @@ GOLDEN: tuple[tuple[Message, str], ...] = (
             False,
         ),
         (
-            "99030705090791920503929a080009c402ff010601c40103c200a09a090201c401000000c400c303a46c61"
+            "99040705090791920503929a080009c402ff010601c40103c200a09a090201c401000000c400c303a46c61"
             "746591cffedcba9876543210c2"
         ),
     ),
-    (Sp(5, (1, 2), -1, 3), "96030805920102ff03"),
-    (At(5, (1, 2), 4), "9503090592010204"),
-    (Repaired(5), "93030a05"),
+    (Sp(5, (1, 2), -1, 3), "96040805920102ff03"),
+    (At(5, (1, 2), 4), "9504090592010204"),
+    (Repaired(5), "93040a05"),
     (
         Offer(5, 1, 40, (StateKey("w", NONCE),)),
-        "96030b0501289192a177c410000102030405060708090a0b0c0d0e0f",
+        "96040b0501289192a177c410000102030405060708090a0b0c0d0e0f",
     ),
-    (StatusRequest("run", NONCE, b""), "95030ca372756ec410000102030405060708090a0b0c0d0e0fc400"),
-    (Measured(5, (Path(TWO, 300, 1 << 20),)), "94030d059193cffedcba9876543210cd012cce00100000"),
-    (Refused(1, "no"), "94034001a26e6f"),
-    (Waiting("for b"), "930341a5666f722062"),
+    (StatusRequest("run", NONCE, b""), "95040ca372756ec410000102030405060708090a0b0c0d0e0fc400"),
+    (Measured(5, (Path(TWO, 300, 1 << 20),)), "94040d059193cffedcba9876543210cd012cce00100000"),
+    (
+        InFlight(
+            5,
+            (1, 2),
+            (OpInFlight(6, "w", Kind.REDUCE, Phase.COPY, 9, 3, 70, (TWO,), 1, False),),
+            4,
+        ),
+        ("96040e05920102919a06a177020409034691cffedcba987654321001c204"),
+    ),
+    (Refused(1, "no"), "94044001a26e6f"),
+    (Waiting("for b"), "930441a5666f722062"),
     (
         Install(RECORD),
         (
-            "930342960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
+            "930442960102c3929501a161a167a831302e302e302e310795cffedcba9876543210a162a167a33a3a31"
             "089196a1679201cffedcba987654321003929504009300fffe00a09505029003a46c617465cffedcba98"
             "7654321002919201cffedcba9876543210"
         ),
     ),
-    (Flush(5), "93034305"),
-    (Ask(5, (1, 2)), "94034405920102"),
-    (Target(5, (1, 2), 4), "9503450592010204"),
-    (Release(5, (1, 2)), "94034605920102"),
-    (StatePlan(5, 1, 40, ONE, ("w",)), "9703470501280191a177"),
-    (StateError(5, 1, "keys differ"), "9503480501ab6b65797320646966666572"),
-    (Bye(), "920349"),
-    (EvictedMsg("silent"), "93034aa673696c656e74"),
-    (Status("{}"), "93034ba27b7d"),
+    (Flush(5), "93044305"),
+    (Ask(5, (1, 2)), "94044405920102"),
+    (Target(5, (1, 2), 4), "9504450592010204"),
+    (Release(5, (1, 2)), "94044605920102"),
+    (StatePlan(5, 1, 40, ONE, ("w",)), "9704470501280191a177"),
+    (StateError(5, 1, "keys differ"), "9504480501ab6b65797320646966666572"),
+    (Bye(), "920449"),
+    (EvictedMsg("silent"), "93044aa673696c656e74"),
+    (Inspect((1, 2)), "93044c920102"),
+    (Status("{}"), "93044ba27b7d"),
 )
 
 
@@ -183,26 +209,26 @@ def _refused(raw: object) -> None:
 
 
 def test_strict_about_arity_types_and_limits() -> None:
-    _refused([3, 67])  # Flush without its epoch
-    _refused([3, 67, 1, 2])  # with one field too many
-    _refused([3, 67, True])  # a boolean is not an integer
-    _refused([3, 67, 1.0])
-    _refused([3, 67, "1"])
-    _refused([3, 67, -1])
-    _refused([3, 67, None])
-    _refused([3, 67, [1]])
-    _refused([3, 63])  # unknown code
-    _refused([3, True])
-    _refused([3.0, 67, 1])
-    _refused([3])
+    _refused([4, 67])  # Flush without its epoch
+    _refused([4, 67, 1, 2])  # with one field too many
+    _refused([4, 67, True])  # a boolean is not an integer
+    _refused([4, 67, 1.0])
+    _refused([4, 67, "1"])
+    _refused([4, 67, -1])
+    _refused([4, 67, None])
+    _refused([4, 67, [1]])
+    _refused([4, 63])  # unknown code
+    _refused([4, True])
+    _refused([4.0, 67, 1])
+    _refused([4])
     _refused([])
     _refused({})
     _refused("text")
-    _refused([3, 73, {}])
-    _refused([3, 64, 8, "an unknown error code"])
-    _refused([3, 64, 0, "refused with the code of success"])
-    _refused([3, 65, "x" * 4097])
-    _refused([3, 71, 1, 1, 1, 1, ["k"] * 65537])  # too many dirty keys
+    _refused([4, 73, {}])
+    _refused([4, 64, 8, "an unknown error code"])
+    _refused([4, 64, 0, "refused with the code of success"])
+    _refused([4, 65, "x" * 4097])
+    _refused([4, 71, 1, 1, 1, 1, ["k"] * 65537])  # too many dirty keys
 
 
 def test_names_are_bounded_in_bytes_not_characters() -> None:

@@ -99,6 +99,7 @@ class Cluster:
         self.segment, self.scratch = segment, scratch
         self.event = self.ffi.new("struct pc_core_event *")
         self.slices = self.ffi.new("struct pc_slice[32]")
+        self.rows = self.ffi.new("struct pccl_inspection *")
         self.where = self.ffi.new("uint8_t **")
         for i in range(world):
             config = self.ffi.new(
@@ -367,6 +368,7 @@ class Cluster:
         if self.random.random() < 0.01:
             self.now += 2_000_000
             self.lib.pc_core_tick(node.core, self.now)
+            self.lib.pc_core_inspect(node.core, self.now, self.rows)
         if not node.links:
             return False
         link = self.random.choice(list(node.links))
