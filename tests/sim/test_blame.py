@@ -108,7 +108,7 @@ def test_blame_leads_to_the_member_that_sends_no_more(
 
 
 def check_leads(watch: Watch) -> set[Phase]:
-    """From any op that waits one comes, by who is awaited, to the member that is stuck. The phases."""
+    """The phases. From any op that waits one comes, by who is awaited, to who is stuck."""
     waiting = [n for n in watch.cluster.nodes if n is not watch.stuck and watch.row(n) is not None]
     leads = {n.index: watch.awaited(n) for n in waiting}
     found = {Phase(watch.row(n).phase) for n in waiting}
