@@ -14,6 +14,7 @@ from pccl_py.coordinator.events import Close, Connection, Disconnected, Send, St
 from pccl_py.coordinator.state import (
     ABSENCE_SHARE,
     LEFT,
+    OUT_OF_REACH_SHARE,
     PENDING_MAX,
     WISHES_MAX,
     Evidence,
@@ -243,7 +244,8 @@ def wish(turn: Turn, peer: PeerId, message: Wish) -> None:
 
 def expire(turn: Turn) -> None:
     """Absence becomes death: at once if a member has lost its link to the absent one too, else
-    when the time is over. A flush that is not answered until the deadline is a death as well."""
+    when the time is over. A flush that is not answered until the deadline is a death as well, and
+    long before for who has no data link to anybody: the next view has no place for it anyway."""
     state = turn.state
     dead: dict[PeerId, str] = {}
     forgotten: list[PeerId] = []
@@ -261,8 +263,29 @@ def expire(turn: Turn) -> None:
     if flush is not None and turn.now >= flush.started + state.config.deadline_s:
         for peer in flush.awaited:
             dead.setdefault(peer, "it did not answer a flush before the deadline")
+    for peer, until in _out_of_reach(state).items():
+        if turn.now >= until:
+            dead.setdefault(peer, "all its data links are lost and it does not answer a flush")
     if dead or forgotten:
         _bury(turn, dead, forgotten)
+
+
+def _out_of_reach(state: State) -> dict[PeerId, float]:
+    """Whom a flush awaits though all links between it and the others of its group are lost, of
+    whom some have answered; and until when it may. Its engine may stand still."""
+    flush, record, lost = state.soft.flush, state.record, state.soft.evidence
+    found: dict[PeerId, float] = {}
+    if flush is None or record is None or not lost:
+        return found
+    broken = {frozenset(pair) for pair in (*lost, *record.excluded)}
+    newest = max(flush.started, *(evidence.at for evidence in lost.values()))
+    for peer in flush.awaited:
+        group = state.members[peer].group
+        others = [p for p in state.living() if p != peer and state.members[p].group == group]
+        answered = any(other in flush.answers for other in others)
+        if answered and all(frozenset((peer, other)) in broken for other in others):
+            found[peer] = newest + OUT_OF_REACH_SHARE * state.config.detection_s
+    return found
 
 
 def _named_by(state: State, peer: PeerId) -> bool:
@@ -303,4 +326,4 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
 
 def deadlines(state: State) -> list[float]:
     """When `expire` may have something to do though nothing happens."""
-    return list(state.absent_until.values())
+    return [*state.absent_until.values(), *_out_of_reach(state).values()]

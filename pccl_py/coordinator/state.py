@@ -39,6 +39,7 @@ WISHES_MAX = 8192
 
 PATIENCE_SHARE = 0.4  # of detection_s: how long wishes wait for a plan to be carried out
 ABSENCE_SHARE = 0.4  # of detection_s: how long a lost control connection may take to come back
+OUT_OF_REACH_SHARE = 0.1  # of detection_s: how long who has no data link may take to answer a flush
 EDGE_GRACE_S = 0.2  # a lost link is a broken edge only if neither end's control breaks by then
 EARLY_HOLD_S = 0.25  # how long a member is kept at a repeated safe point that not all stand at
 LEFT = "left"  # in `former`: gone with a Bye

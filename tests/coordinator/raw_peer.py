@@ -84,11 +84,15 @@ class RawPeer:
 
 @contextmanager
 def running(
-    *command: str, env: dict[str, str] | None = None, stderr: int = subprocess.PIPE
+    *command: str,
+    env: dict[str, str] | None = None,
+    stderr: int = subprocess.PIPE,
+    before: tuple[str, ...] = (),
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A process of this Python that says `listening on ADDRESS`; killed at the end."""
+    """A process of this Python that says `listening on ADDRESS`; killed at the end. before: words
+    that go before the command."""
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [*before, sys.executable, *command],
         stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT,
         env={**os.environ, **(env or {})},
     )  # fmt: skip

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -25,11 +25,15 @@ MEMBER = Path(__file__).with_name("member.py")
 class Process:
     """One program whose stdout is JSON lines, read by a thread so that waiting has a deadline."""
 
-    def __init__(self, *arguments: str, script: Path = MEMBER) -> None:
+    def __init__(
+        self, *arguments: str, script: Path = MEMBER, before: Sequence[str] = (), secret: str = ""
+    ) -> None:
+        """before: words that go before the command, `nsenter …` for one."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("PCCL_")}
-        env["PYTHONPATH"] = str(ROOT)
+        env |= {"PYTHONPATH": str(ROOT), "PCCL_SECRET": secret}
         self.child = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
+            [*before, sys.executable, str(script), *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -44,6 +48,21 @@ class Process:
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
             self.lines.put(json.loads(line))
+
+    def tell(self, line: str) -> None:
+        """To its stdin."""
+        assert self.child.stdin is not None
+        self.child.stdin.write(line + "\n")
+        self.child.stdin.flush()
+
+    def end(self) -> None:
+        """Kills it if it lives, and closes its pipes."""
+        if self.child.poll() is None:
+            self.kill()
+        self.child.wait(10)
+        for stream in (self.child.stdin, self.child.stdout, self.child.stderr):
+            if stream is not None:
+                stream.close()
 
     def until(self, event: str, timeout: float = 30.0, **fields: object) -> dict:
         """The next line of this event with these fields; fails loudly with stderr otherwise."""
