@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import logging.handlers
+import math
 import os
 import queue
 import resource
@@ -22,18 +23,23 @@ from pathlib import Path
 import uvloop
 
 from pccl_py import arguments, config
-from pccl_py.coordinator import machine, server, state, tenure
+from pccl_py.coordinator import etcd_client, etcd_store, machine, server, state, tenure
 from pccl_py.errors import UsageError
 from pccl_py.protocol import endpoint
 
 OPEN_FILES_MAX = 65536
+LEASE_MIN_S = 2
 LOG_RECORDS_MAX = 1000
 LOG_END_S = 1.0
 STDERR_FD = 2
 
 _DESCRIPTION = """\
 Decide who takes part in a run. Peers join at its address; it never sees a tensor, and collectives
-go on without it while nobody comes or goes. With --state-dir it can be killed and started again."""
+go on without it while nobody comes or goes. With --state-dir it can be killed and started again.
+
+A second one started with --standby on the same --state-dir takes over at once when the first dies;
+hosts that share no disk use --etcd, where that takes as long as a lease, the detection time. Peers
+list both: pccl.join("one:48148,two:48148")."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,7 +69,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--standby",
         action="store_true",
-        help="if a coordinator acts on --state-dir, wait for its end and take over",
+        help="if a coordinator acts on --state-dir or --etcd, wait for its end and take over",
+    )
+    add(
+        "--etcd",
+        metavar="URL[,URL]",
+        help="keep views in this etcd, under /pccl/RUN/, instead of --state-dir; the coordinator "
+        "with the lease acts (needs --run)",
     )
     add(
         "--deadline",
@@ -96,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         timers=timers,
         run=run_id,
         secret=settings.secret,
-        place=tenure.Place(args.state_dir, args.standby),
+        place=tenure.Place(args.state_dir, args.standby, _etcd(args.etcd, timers)),
         parent_pid=args.parent_pid,
     )
     pure = state.Config(
@@ -113,6 +125,14 @@ def run(args: argparse.Namespace) -> int:
     ):
         runner.run(server.serve(shell, _announce, state.initial(pure), machine.step))
     return 0
+
+
+def _etcd(urls: str | None, timers: config.Timers) -> etcd_store.Place | None:
+    """The lease lasts as long as it takes to notice a dead peer; etcd knows whole seconds."""
+    if urls is None:
+        return None
+    lease_s = max(LEASE_MIN_S, math.ceil(timers.detection_s))
+    return etcd_store.Place(etcd_client.parse_urls(urls), lease_s)
 
 
 def _timers(deadline_s: float) -> config.Timers:

@@ -52,7 +52,7 @@ from pccl_py.coordinator.events import (
     Tick,
 )
 from pccl_py.coordinator.sockets import hold, open_monitor, open_router, resolved
-from pccl_py.coordinator.store import NotStored, Store
+from pccl_py.coordinator.store import Deposed, NotStored, Store
 from pccl_py.errors import Code, PcclError, RemoteProtocolError, UsageError
 from pccl_py.protocol import encoding
 from pccl_py.protocol.endpoint import Endpoint
@@ -78,6 +78,7 @@ _AFTER_GREETING_S = (0.05, 0.5)
 _AFTER_BREAK_S = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 """The monitor speaks from the I/O thread, a little before the ROUTER forgets the routing id."""
 
+_log = logging.getLogger("pccl.coordinator")
 S = TypeVar("S")
 
 
@@ -113,15 +114,35 @@ async def serve(
             "set PCCL_SECRET or PCCL_SECRET_FILE, or bind to 127.0.0.1"
         )
     end = tenure.End(config.parent_pid)
-    with hold(host, config.place.standby) as held:
-        async with tenure.begin(config.place, config.run, end) as store:
+    place = config.place
+    while True:
+        try:
+            await _act(config, place, host, ready, end, state, step)
+            return
+        except Deposed as error:
+            place = tenure.retired(place, error)
+            _log.warning("acts no more: %s", error.strerror)
+
+
+async def _act(
+    config: ServerConfig,
+    place: tenure.Place,
+    host: Endpoint,
+    ready: Callable[[str, int], None],
+    end: tenure.End,
+    state: S,
+    step: Callable[[S, Event, float], tuple[S, Sequence[Action]]],
+) -> None:
+    """Wait until it is for us to act, then act until the end. Raises Deposed."""
+    with hold(host, place.standby) as held:
+        async with tenure.begin(place, config.run, end) as store:
             held.close()
-            if store is not None:
-                with open_router(host, config.timers) as router:
-                    bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
-                    shell = _Shell(config, router, store, state, step)
-                    port = int(bound.rpartition(":")[2])
-                    await shell.run(lambda: ready(config.bind.host, port), end)
+            if store is None:
+                return
+            with open_router(host, config.timers) as router:
+                port = int(router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+                shell = _Shell(config, router, store, state, step)
+                await shell.run(lambda: ready(config.bind.host, port), end)
 
 
 class _Shell(Generic[S]):
@@ -140,7 +161,6 @@ class _Shell(Generic[S]):
         self._store = store
         self._state = state
         self._step = step
-        self._log = logging.getLogger("pccl.coordinator")
         self._connections = Connections()
         self._events: asyncio.Queue[Event] = asyncio.Queue(EVENTS_MAX)
         self._own_events: deque[Event] = deque()  # of the stepping task, which must not wait
@@ -174,7 +194,7 @@ class _Shell(Generic[S]):
                 if expected is None or unexpected is not None:
                     raise
                 raise expected.exceptions[0] from None
-        self._log.info("stopped")
+        _log.info("stopped")
 
     # ------------------------------------------------------------ reading
 
@@ -230,7 +250,7 @@ class _Shell(Generic[S]):
 
     async def _refuse(self, routing_id: bytes, refusal: Refused) -> Event | None:
         """Tell, ignore from now on, log one line; the loss of a known peer is an event."""
-        self._log.warning("refused a connection: %s", encoding.printable(refusal.text))
+        _log.warning("refused a connection: %s", encoding.printable(refusal.text))
         await self._deliver(routing_id, encoding.encode(refusal))
         self._connections.ban(routing_id)
         link = self._connections.of_id(routing_id)
@@ -310,7 +330,7 @@ class _Shell(Generic[S]):
                 self._tick_at = at
             case Note(name, fields):
                 values = " ".join(f"{key}={encoding.printable(text)}" for key, text in fields)
-                self._log.info("%s", f"{name} {values}".rstrip())
+                _log.info("%s", f"{name} {values}".rstrip())
             case _:
                 assert_never(action)
 

@@ -15,11 +15,12 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pccl_py.coordinator import etcd_store
 from pccl_py.coordinator.journal import Journal, sweep
-from pccl_py.coordinator.store import Busy, Remembered, Store
+from pccl_py.coordinator.store import Busy, Deposed, Remembered, Store
 from pccl_py.errors import UsageError
 from pccl_py.types import Record
 
@@ -33,10 +34,13 @@ _log = logging.getLogger("pccl.coordinator")
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where views are kept. state_dir: None is a fresh temporary directory, removed at a clean end.
-    standby: wait there for the end of a coordinator that acts, instead of being refused."""
+    standby: wait there for the end of a coordinator that acts, instead of being refused. etcd: keep
+    them there instead. patient: it was reached before, and may be away for a while."""
 
     state_dir: Path | None = None
     standby: bool = False
+    etcd: etcd_store.Place | None = None
+    patient: bool = False
 
 
 class End:
@@ -70,8 +74,20 @@ class End:
 async def begin(place: Place, run: str | None, end: End) -> AsyncIterator[Store | None]:
     """The store, ours alone until the block is left; None if the end came first. run: what the
     store must belong to, if anything. Raises Busy, UsageError, ResourceError."""
+    if place.etcd is not None:
+        if run is None or place.state_dir is not None:
+            raise UsageError(
+                "--etcd needs --run, the name under which it keeps views, and no --state-dir"
+            )
+        async with etcd_store.begin(
+            place.etcd, run, place.standby, place.patient, end.within
+        ) as store:
+            if store is not None:
+                check_run(run, store.remembered.run, "the view in etcd")
+            yield store
+        return
     if place.standby and place.state_dir is None:
-        raise UsageError("--standby needs --state-dir: what both coordinators share")
+        raise UsageError("--standby needs --state-dir or --etcd: what both coordinators share")
     with _state_dir(place.state_dir) as directory:
         journal = await _locked(directory, place.standby, end)
         if journal is None:
@@ -80,6 +96,14 @@ async def begin(place: Place, run: str | None, end: End) -> AsyncIterator[Store 
         with journal:
             check_run(run, journal.remembered.run, str(directory))
             yield _OnDisk(journal)
+
+
+def retired(place: Place, error: Deposed) -> Place:
+    """How to go on after another took our place: with etcd as its standby. A lost lock is a matter
+    for whoever looks after the disk: raises the error."""
+    if place.etcd is None:
+        raise error
+    return replace(place, standby=True, patient=True)
 
 
 def check_run(asked: str | None, found: str | None, where: str) -> None:

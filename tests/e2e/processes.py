@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from pccl_py.coordinator import embedded
 from pccl_py.launch import inquiry
 
 ROOT = Path(__file__).resolve().parents[2]
+COORDINATOR = (sys.executable, "-m", "pccl_py", "coordinator")
 MEMBER = Path(__file__).with_name("member.py")
 
 
@@ -115,24 +117,68 @@ def status_until(address: str, done: Callable[[inquiry.Json], bool]) -> inquiry.
 
 @contextmanager
 def coordinator() -> Iterator[str]:
-    with embedded.start() as started:
-        yield str(started.address)
+    with embedded.start() as child:
+        yield str(child.address)
 
 
 @contextmanager
 def members(address: str, count: int, *arguments: str) -> Iterator[list[Process]]:
     """`count` members m0, m1, … that wait for each other; killed at the end if still there."""
-    started = [
+    group = [
         Process(address, "--name", f"m{i}", "--min-members", str(count), *arguments)
         for i in range(count)
     ]
     try:
-        yield started
+        yield group
     finally:
-        for process in started:
+        for process in group:
             if process.child.poll() is None:
                 process.kill()
             process.child.wait(10)
             for stream in (process.child.stdout, process.child.stderr):
                 if stream is not None:
                     stream.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses just now."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
+
+
+@contextmanager
+def started(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A coordinator as a process, killed at the end."""
+    process = subprocess.Popen(
+        [*COORDINATOR, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PCCL_")},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def until_said(process: subprocess.Popen[str], stream: str, wanted: str) -> str:
+    """The first line of its stdout or stderr that holds `wanted`; the test's own timeout bounds it,
+    the end of the process too."""
+    source = getattr(process, stream)
+    lines = []
+    while line := source.readline():
+        lines.append(line)
+        if wanted in line:
+            return str(line)
+    raise AssertionError(f"it ended without {wanted!r}: {lines}")
+
+
+def all_connected(found: inquiry.Json) -> bool:
+    members = found["members"]
+    assert isinstance(members, list)
+    return all(member["connected"] for member in members)

@@ -3,70 +3,32 @@ real processes, members that reduce meanwhile, and a death that the second has t
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from pccl_py.launch import inquiry
-from tests.e2e.processes import ROOT, Process, members, status_until
+from tests.e2e.processes import (
+    COORDINATOR,
+    ROOT,
+    Process,
+    all_connected,
+    free_ports,
+    members,
+    started,
+    status_until,
+    until_said,
+)
 from tests.e2e.test_kill import check
 
-COMMAND = (sys.executable, "-m", "pccl_py", "coordinator")
 LOOP = ("--count", "5000", "--pause", "0.01", "--update")
 
 pytestmark = pytest.mark.timeout(100)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses just now."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
-
-
-@contextmanager
-def started(*words: str) -> Iterator[subprocess.Popen[str]]:
-    """A coordinator as a process, killed at the end."""
-    process = subprocess.Popen(
-        [*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PCCL_")},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=10)
-
-
-def until_said(process: subprocess.Popen[str], stream: str, wanted: str) -> str:
-    """The first line of its stdout or stderr that holds `wanted`; the test's own timeout bounds it,
-    the end of the process too."""
-    source = getattr(process, stream)
-    lines = []
-    while line := source.readline():
-        lines.append(line)
-        if wanted in line:
-            return str(line)
-    raise AssertionError(f"it ended without {wanted!r}: {lines}")
-
-
-def all_connected(found: inquiry.Json) -> bool:
-    members = found["members"]
-    assert isinstance(members, list)
-    return all(member["connected"] for member in members)
 
 
 def slowest_s(group: Sequence[Process]) -> float:
@@ -122,7 +84,7 @@ def test_a_standby_waits_in_silence_and_goes_when_it_is_told(tmp_path: Path) -> 
             (("--bind", "127.0.0.1:0", "--standby"), "--standby needs --state-dir"),
         ):
             refused = subprocess.run(
-                [*COMMAND, *words],
+                [*COORDINATOR, *words],
                 check=False, cwd=ROOT, capture_output=True, text=True, timeout=20,
             )  # fmt: skip
             assert (refused.returncode, refused.stdout) == (2, "")
