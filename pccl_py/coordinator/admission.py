@@ -13,15 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pccl_py.coordinator import routes, topology, views
-from pccl_py.coordinator.state import (
-    EARLY_HOLD_S,
-    GROUP_MAX,
-    Admission,
-    Newcomer,
-    State,
-    Turn,
-    put,
-)
+from pccl_py.coordinator.grown import put
+from pccl_py.coordinator.state import EARLY_HOLD_S, GROUP_MAX, Admission, Newcomer, State, Turn
 from pccl_py.protocol.messages import Ask, At, Release, Sp, Target
 from pccl_py.types import GroupRecord, Member, PeerId, Record
 
@@ -120,8 +113,9 @@ def _ask(turn: Turn) -> None:
     admission = Admission(number, turn.now, {}, None, {}, None)
     turn.state = replace(state, rounds=state.rounds + 1)
     turn.soft = replace(turn.soft, admission=admission)
+    message = Ask(state.epoch, number)
     for peer in state.living():
-        turn.send(peer, Ask(state.epoch, number))
+        turn.send(peer, message)
 
 
 def _go_on(turn: Turn, admission: Admission) -> None:
@@ -155,9 +149,13 @@ def _aim(turn: Turn, admission: Admission) -> None:
         target = max(answer.passed + 1, answer.submitted)
         targets[group] = max(targets.get(group, 0), target)
     turn.soft = replace(turn.soft, admission=replace(admission, targets=targets))
+    by_group: dict[str, list[PeerId]] = {}
     for peer in admission.sps:
-        target = targets[state.members[peer].group]
-        turn.send(peer, Target(state.epoch, admission.round, target))
+        by_group.setdefault(state.members[peer].group, []).append(peer)
+    for group, peers in by_group.items():
+        message = Target(state.epoch, admission.round, targets[group])  # encoded once for all
+        for peer in peers:
+            turn.send(peer, message)
 
 
 def _disagreement(state: State, admission: Admission) -> str:
@@ -183,8 +181,9 @@ def release(turn: Turn, why: str) -> None:
         return
     turn.soft = replace(turn.soft, admission=None)
     turn.note("released", ("round", str(admission.round)), ("why", why))
+    message = Release(turn.state.epoch, admission.round)
     for peer in turn.state.living():
-        turn.send(peer, Release(turn.state.epoch, admission.round))
+        turn.send(peer, message)
 
 
 def _give_up(turn: Turn, disagreement: str) -> None:

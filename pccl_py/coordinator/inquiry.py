@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from pccl_py.coordinator import progress
 from pccl_py.coordinator.events import Connection, Send
-from pccl_py.coordinator.state import Inquiry, State, Turn, put
+from pccl_py.coordinator.grown import put
+from pccl_py.coordinator.state import Inquiry, State, Turn
 from pccl_py.protocol.messages import InFlight, Inspect, Status
 from pccl_py.types import PeerId
 

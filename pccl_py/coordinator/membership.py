@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from pccl_py.coordinator import admission
 from pccl_py.coordinator.events import Close, Connection, Disconnected, Send, Started
+from pccl_py.coordinator.grown import drop, put
 from pccl_py.coordinator.state import (
     ABSENCE_SHARE,
     LEFT,
@@ -21,8 +22,6 @@ from pccl_py.coordinator.state import (
     Newcomer,
     State,
     Turn,
-    drop,
-    put,
 )
 from pccl_py.errors import Code
 from pccl_py.protocol.messages import (
@@ -198,13 +197,11 @@ def _suspect(turn: Turn, peer: PeerId, other: PeerId, reason: str) -> None:
 def answered(turn: Turn, peer: PeerId, message: Answer) -> None:
     """A member has stopped in this epoch and says how its ops stand; the newest answer counts."""
     flush = turn.soft.flush
-    if flush is None:
+    if flush is None or peer not in flush.asked:
         return
     turn.soft = replace(
         turn.soft,
-        flush=replace(
-            flush, awaited=flush.awaited - {peer}, answers=put(flush.answers, peer, message)
-        ),
+        flush=replace(flush, answers=put(flush.answers, peer, message)),
     )
     for other in message.unreachable:
         _suspect(turn, peer, other, "unreachable")
@@ -300,7 +297,7 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
     if flush is not None:  # whoever dies meanwhile is struck, its answer too (R25)
         flush = replace(
             flush,
-            awaited=flush.awaited.difference(dead),
+            asked=flush.asked.difference(dead),
             answers={p: a for p, a in flush.answers.items() if p not in dead},
         )
     soft = replace(

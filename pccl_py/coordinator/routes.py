@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pccl_py.coordinator import paths, topology, tours, verdicts
+from pccl_py.coordinator.grown import put
 from pccl_py.coordinator.paths import Table
-from pccl_py.coordinator.state import PATHS_MAX, State, Turn, put
+from pccl_py.coordinator.state import PATHS_MAX, State, Turn
 from pccl_py.protocol.messages import Measured
 from pccl_py.types import GroupRecord, PeerId, Route
 

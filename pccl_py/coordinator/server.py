@@ -168,6 +168,7 @@ class _Shell(Generic[S]):
         self._probes: list[tuple[float, int]] = []  # heap of (monotonic seconds, link number)
         self._probes_changed = asyncio.Event()
         self._is_stuck = asyncio.Event()  # the journal takes no record
+        self._last_sent: tuple[FromCoordinator, bytes] | None = None
         self._messages = 0  # received and sent, those for a status apart
 
     async def run(self, ready: Callable[[], None], end: tenure.End) -> None:
@@ -346,9 +347,15 @@ class _Shell(Generic[S]):
         link = self._connections.of_number(number)
         if link is None:  # it broke a moment ago, and the machine will hear of it
             return
-        failure = await self._deliver(link.routing_id, encoding.encode(message))
+        failure = await self._deliver(link.routing_id, self._encoded(message))
         if failure is not None:
             self._lose(link, failure)
+
+    def _encoded(self, message: FromCoordinator) -> bytes:
+        """What goes to all members, a view say, is one message and is encoded once."""
+        if self._last_sent is None or self._last_sent[0] is not message:
+            self._last_sent = (message, encoding.encode(message))
+        return self._last_sent[1]
 
     def _lose(self, link: Link, reason: str) -> None:
         """Hear no more of this link; the machine is told next, in this same task. Also after a

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pccl_py.coordinator.state import PLANS_MAX, State, Turn, put
+from pccl_py.coordinator.grown import put
+from pccl_py.coordinator.state import PLANS_MAX, State, Turn
 from pccl_py.protocol.messages import Offer, StateError, StatePlan
 from pccl_py.types import Member, PeerId
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from pccl_py.coordinator.events import Action, Connection, Note, Send
 from pccl_py.protocol.messages import (
@@ -46,8 +45,6 @@ LEFT = "left"  # in `former`: gone with a Bye
 
 OpKey = tuple[str, int]  # (group, op id)
 Edge = tuple[PeerId, PeerId]
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +82,21 @@ class Rolled:
 
 @dataclass(frozen=True, slots=True)
 class FlushRun:
-    """A flush under way. awaited: living members that have not answered."""
+    """A flush under way. asked: the members that must answer; answers: of such only."""
 
     started: float
     reason: str
-    awaited: frozenset[PeerId]
+    asked: frozenset[PeerId]
     answers: Mapping[PeerId, Answer]
+
+    @property
+    def awaited(self) -> frozenset[PeerId]:
+        """Who has not answered; costs time proportional to the members."""
+        return self.asked - self.answers.keys()
+
+    @property
+    def is_answered(self) -> bool:
+        return len(self.answers) == len(self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,15 +250,3 @@ class Turn:
 
     def note(self, name: str, *fields: tuple[str, str]) -> None:
         self.actions.append(Note(name, fields))
-
-
-def put(mapping: Mapping[_K, _V], key: _K, value: _V) -> Mapping[_K, _V]:
-    """A copy with one entry set."""
-    return {**mapping, key: value}
-
-
-def drop(mapping: Mapping[_K, _V], *keys: _K) -> Mapping[_K, _V]:
-    """A copy without some keys; the same mapping if none was there."""
-    if not any(key in mapping for key in keys):
-        return mapping
-    return {key: value for key, value in mapping.items() if key not in keys}

@@ -51,7 +51,7 @@ def deadlines(state: State) -> list[float]:
     """When `advance` may have something to do though nothing happens."""
     times = [e.at + EDGE_GRACE_S for pair, e in state.soft.evidence.items() if _both(state, pair)]
     if state.soft.flush is not None:
-        if state.soft.flush.awaited:
+        if not state.soft.flush.is_answered:
             times.append(state.soft.flush.started + state.config.deadline_s)
     elif state.living_count:
         times.extend(rolled.until for rolled in state.rolled.values())
@@ -122,14 +122,15 @@ def _begin(turn: Turn, reason: str) -> None:
         admission=None,
     )
     turn.note("flush", ("epoch", str(state.epoch)), ("reason", reason))
+    message = Flush(state.epoch)
     for peer in awaited:
-        turn.send(peer, Flush(state.epoch))
+        turn.send(peer, message)
 
 
 def _is_complete(state: State, flush: FlushRun, now: float) -> bool:
     """All living members have answered and are connected, and no lost link is so young that it
     may turn out to be a death."""
-    if flush.awaited or any(peer in flush.answers for peer in state.absent_until):
+    if not flush.is_answered or any(peer in flush.answers for peer in state.absent_until):
         return False
     return not any(
         now < evidence.at + EDGE_GRACE_S and _both(state, pair)
@@ -226,8 +227,7 @@ def _who_stays(
 ) -> _Stay:
     assert state.record is not None
     soft = state.soft
-    wishing = [p for p, a in answers.items() if a.leaving or p in soft.leaving]
-    staying = [p for p in answers if p not in wishing]
+    staying = {p for p, a in answers.items() if not (a.leaving or p in soft.leaving)}
     by_group: dict[str, list[PeerId]] = {}
     for peer in answers:
         by_group.setdefault(state.members[peer].group, []).append(peer)
@@ -245,7 +245,7 @@ def _who_stays(
             for p in peers
             if p in staying or (stayers and verdicts.is_needed(p, own, stayers, old))
         ]
-        left += [p for p in peers if p not in kept]
+        left += [p for p in peers if p not in staying and p not in kept]
         ring, dropped = topology.route(kept, excluded)
         chosen[group] = routes.choose(ring, state.record.of_group(group), state.measured, excluded)
         evicted.update((peer, "no route to it avoids the broken links") for peer in dropped)
@@ -333,5 +333,6 @@ def install(turn: Turn, record: Record, newcomers: frozenset[PeerId]) -> None:
         ("line", str(record.line)),
         ("members", " ".join(member.name for member in record.members[:64])),
     )
+    message = Install(record)  # one for all: the shell encodes it once
     for peer in members:
-        turn.send(peer, Install(record))
+        turn.send(peer, message)
