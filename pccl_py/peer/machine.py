@@ -195,6 +195,7 @@ def _received(turn: Turn, message: FromCoordinator) -> None:
             if message.epoch == state.epoch and state.record is not None:
                 turn.state = replace(state, stopped=True)
                 turn.actions.append(FlushEngine(message.epoch))
+                turn.actions.append(Note("flush", (("epoch", str(message.epoch)),)))
         case Ask():
             if message.epoch == state.epoch:
                 safe_points.asked(turn, message)
@@ -352,6 +353,8 @@ def _fact(turn: Turn, event: Fact) -> None:
             if event.epoch == epoch and _is_in_use(state, other):
                 turn.state = replace(state, lost={**state.lost, other: reason})
                 turn.send(Lost(epoch, other, reason))
+                told = (("peer", f"{other:016x}"), ("reason", reason))
+                turn.actions.append(Note("link-lost", told))
         case OpTimedOut(op=op, detail=detail):
             if op not in state.timed_out and len(state.timed_out) < WISHES_MAX:
                 turn.state = replace(state, timed_out={**state.timed_out, op: detail})
