@@ -143,7 +143,7 @@ class _Hall:
         return group
 
     def _commands(self, impls: Sequence[str]) -> Iterator[_Command]:
-        env = _environment()
+        env = environment()
         names = ",".join(impls)
         world = str(self._world)
         if names == "ceiling":
@@ -211,7 +211,7 @@ def _spawn(command: _Command, stderr: int) -> subprocess.Popen[bytes]:
         raise ResourceError(error.errno, text) from error
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     env = {k: v for k, v in config.environment().items() if not k.startswith("PCCL_")}
     env["OMP_NUM_THREADS"] = "1"
     env["GLOO_SOCKET_IFNAME"] = "lo"

@@ -69,17 +69,20 @@ def start(
     state_dir: Path | None = None,
     log_path: Path | None = None,
     timeout_s: float = 10.0,
+    deadline_s: float | None = None,
 ) -> Embedded:
     """Start a coordinator and wait until it listens.
 
     secret goes to the child in its environment, never in its arguments. log_path: where its log is
-    appended; None keeps it for error messages only. Blocks for at most timeout_s.
+    appended; None keeps it for error messages only. deadline_s: the run's, None: as by default.
+    Blocks for at most timeout_s.
     Raises UsageError or ResourceError with the child's last line.
     """
     command = [sys.executable, "-P", "-m", "pccl_py", "coordinator", "--bind", bind]
     command += ["--parent-pid", str(os.getpid())]
     command += [] if run is None else ["--run", run]
     command += [] if state_dir is None else ["--state-dir", str(state_dir)]
+    command += [] if deadline_s is None else ["--deadline", str(deadline_s)]
     with _open_log(log_path) as log:
         log_start = log.seek(0, os.SEEK_END)
         process = subprocess.Popen(
