@@ -17,7 +17,7 @@ CHECKED := $(patsubst native/src/%.c,build/check/%.o,$(wildcard native/src/*.c))
 SAY := @printf '%s\n'
 
 .DELETE_ON_ERROR:
-.PHONY: help setup preflight demo test check properties endurance stress bench mpi asan tsan fuzz corpus callgrind dist clean
+.PHONY: help setup preflight demo test check properties endurance model stress bench mpi asan tsan fuzz corpus callgrind dist clean
 
 help:
 	$(SAY) "make setup   the virtual environment, PyTorch, the extension (the others call it)" \
@@ -25,6 +25,7 @@ help:
 	       "make test    make check, then every test" \
 	       "make check   style, types, C warnings" \
 	       "make properties, make endurance   two of its tests at length, some minutes" \
+	       "make model   the protocol searched at length, MINUTES=10" \
 	       "make stress  a minute of killed, stopped and restarted members, judged" \
 	       "make bench   collectives beside gloo, MPI and a bare C ring, into bench-results/" \
 	       "make mpi     MPICH and Open MPI for it, into build/mpi/" \
@@ -80,6 +81,9 @@ properties: setup
 
 endurance: setup
 	@PCCL_ENDURANCE=10000 $(BIN)/python -m pytest -q --timeout 1200 tests/test_endurance.py
+
+model: setup
+	@$(BIN)/python -m tests.model --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
 stress: setup
 	@$(BIN)/python -m stress.chaos --seconds 60

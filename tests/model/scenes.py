@@ -1,14 +1,10 @@
 """The scenes of the search. QUICK ones are searched whole in the normal suite; LONG ones take
-minutes and run with PCCL_MODEL=long (or `python -m tests.model.scenes`), up to a bound each."""
+minutes and run with `make model`, up to a bound each; FIELD ones are wandered through."""
 
 from __future__ import annotations
 
-import sys
-import time
-
 from pccl_py.types import OnLoss, op_id
 from tests.model.engine import Spec
-from tests.model.search import explore
 from tests.model.world import SUB, Scene
 
 P = ("plain", 1, False)
@@ -146,27 +142,15 @@ LONG = (
     Scene("an all_to_all and a cut", (P, P, P), cuts=((1, 2),), specs=EXCHANGE),
 )  # fmt: skip
 
-
-def main() -> None:
-    """All scenes up to a bound of worlds (argument, default 300,000) each; prints the numbers."""
-    limit = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
-    wanted = sys.argv[2] if len(sys.argv) > 2 else ""
-    worlds = steps = 0
-    for scene in (*QUICK, *LONG):
-        if wanted not in scene.name:
-            continue
-        began = time.monotonic()
-        try:
-            result = explore(scene, limit=limit)
-        except AssertionError as broken:
-            print(broken, flush=True)
-            continue
-        worlds, steps = worlds + result.worlds, steps + result.steps
-        seconds = time.monotonic() - began
-        whole = "" if result.complete else " (bounded)"
-        print(f"{scene.name}: {result.worlds} worlds, {seconds:.1f} s{whole}", flush=True)
-    print(f"{worlds} worlds, {steps} steps")
-
-
-if __name__ == "__main__":
-    main()
+# Far too large for a whole search: what `wander` is for.
+FIELD = (
+    Scene("two, and one joins", (END_TWO, END_TWO, ("begin", 2, False)), formed=2, deaths=2,
+          crashes=1),
+    Scene("two with ops in flight, and one joins", (ASYNC, ASYNC, ("begin2", 2, False)), formed=2,
+          deaths=2, crashes=1),
+    Scene("three, and one joins", (END_TWO, END_TWO, END_TWO, ("begin", 2, False)), formed=3,
+          deaths=2, mortal=(1, 2, 3, 4), crashes=1),
+    Scene("three with overlapping ops", (("pair", 2, False),) * 3, deaths=2, crashes=1),
+    Scene("three, a leaver, a time-out", (("plain", 2, True), ("plain", 2, False),
+          ("plain", 2, False)), deaths=1, crashes=1, timeouts=1),
+)  # fmt: skip

@@ -149,6 +149,7 @@ class Model:
         self._p_memo: dict[Hashable, tuple[int, tuple[pe.Action, ...]]] = {}
         self._e_memo: dict[Hashable, EngineStep] = {}
         self._deaf_memo: dict[tuple[int, int], bool] = {}
+        self.checked: set[Hashable] = set()  # players of whom the properties hold
 
     # -- machines, memoised
 

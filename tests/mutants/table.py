@@ -7,12 +7,13 @@ core. A rule may live in several places; each place that the others do not stand
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tests.coordinator import test_routes
 from tests.mutants.catch import Catcher, Script, Search, Sim, Unit
 from tests.mutants.patch import Edits
 from tests.peer import test_machine as peer_tests
-from tests.sim import test_cluster, test_lines
+from tests.sim import test_cluster, test_lines, test_views
 from tests.sim.test_collectives import deaths, hasty, refresh
 
 RULES = tuple(f"R{number}" for number in range(1, 28))
@@ -82,9 +83,11 @@ TABLE: tuple[Mutant, ...] = (
     _core("R3", "a relay by guess", "pair", "->via = pc_relay_between(core, core->self, i);",
           "->via = (i + 1) % core->world;", DEATHS),
     _core("R4", "no copy of what has been returned", "op",
-          "    block->out = op->kept;\n    block->in = op->kept;", "    (void)block;", IN_FLIGHT),
+          "    block->out = op->kept;\n    block->in = op->kept;", "    (void)block;",
+          Sim(test_views.test_v4_one_has_returned_and_its_memory_is_used_anew)),
     _core("R5", "what is final here is held by all", "segment", "        pc_op_return(core, op);",
-          '        pc_op_end(core, op, PCCL_OK, "");', IN_FLIGHT),
+          '        pc_op_end(core, op, PCCL_OK, "");',
+          Sim(test_views.test_v4_a_later_op_is_done_and_the_earlier_is_not)),
     _core("R5", "marks wait for ever for a frame to ride along with", "core",
           "pc_pairs_hurry(core);", "(void)core;", HASTY),
     _core("R5", "one acknowledgement less will do", "star",
@@ -95,13 +98,14 @@ TABLE: tuple[Mutant, ...] = (
           "op->state == PC_RAISED &&", IN_FLIGHT),
     _core("R6", "frames are taken after the answer", "demux",
           "header->epoch < core->epoch || core->stopped || !link->pair)\n        return;",
-          "header->epoch < core->epoch || !link->pair)\n        return;", DEATHS),
+          "header->epoch < core->epoch || !link->pair)\n        return;",
+          Sim(test_views.test_v5_a_copy_after_the_answer)),
     _core("R7", "frames of a lower epoch are taken", "demux",
           "header->epoch < core->epoch || core->stopped || !link->pair)\n        return;",
           "core->stopped || !link->pair)\n        return;", DEATHS),
     _core("R8", "frames of a higher epoch are dropped", "demux",
           "link->held = true; /* R8 */\n        return false;", "link->header.epoch = 0;",
-          IN_FLIGHT),
+          Sim(partial(test_views.test_v6_frames_of_a_view_not_installed_here, first=0))),
     _k("R9", "the journal has no verdicts", "views", JOURNALED, WITHOUT_VERDICTS,
        Search("K crashes, a time-out")),
     _k("R9", "sent before it is journaled", "views", "turn.send(peer, Install(record))",
@@ -170,7 +174,8 @@ TABLE: tuple[Mutant, ...] = (
           "return state.target is not None and", Search("a join of two")),
     _core("R21", "early frames are dropped", "announce",
           "    if (buffer)\n        park(op, buffer);",
-          "    if (buffer)\n        pc_pool_put(&core->pool, buffer);", DEATHS),
+          "    if (buffer)\n        pc_pool_put(&core->pool, buffer);",
+          Sim(test_views.test_v18_frames_of_an_op_that_is_not_submitted_here)),
     _peer("R22", "an excluded edge is news", "machine",
           "return not any({me, other} == set(pair) for pair in state.record.excluded)",
           "return True", Search("a cut")),
@@ -203,7 +208,8 @@ TABLE: tuple[Mutant, ...] = (
           "            continue;", "            continue;", IN_FLIGHT),
     _core("R26", "done is no end", "view",
           "if (is_covered(core, op) || (verdict && verdict->outcome == PCCL_DONE))",
-          "if (is_covered(core, op))", IN_FLIGHT),
+          "if (is_covered(core, op))",
+          Sim(partial(test_views.test_v22_all_hold_it_and_nobody_knows, by=0))),
     _k("R27", "what a holder has is reduced again", "verdicts",
        "holders.append(place[having[segment % len(having)]])", "holders.append(REDO)",
        Search("a death")),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
+from typing import assert_never
 
 import pytest
 
 from tests.mutants import patch
-from tests.mutants.catch import Sim
+from tests.mutants.catch import SCENES as BY_NAME
+from tests.mutants.catch import SCRIPTS, Script, Search, Sim, Unit
+from tests.mutants.scenes import NUMBERS as NUMBERS_OF_SCENES
+from tests.mutants.scenes import SCENES
 from tests.mutants.table import NOT_SWITCHED_OFF, RULES, TABLE, Mutant
 
 NUMBERS = count()
@@ -24,6 +28,23 @@ def test_every_rule_is_here() -> None:
     switched_off = {mutant.rule for mutant in TABLE}
     assert switched_off.isdisjoint(NOT_SWITCHED_OFF)
     assert switched_off | NOT_SWITCHED_OFF.keys() == set(RULES)
+
+
+def test_every_scene_is_committed() -> None:
+    """They are run where they are; here nothing is missing."""
+    assert SCENES.keys() == set(NUMBERS_OF_SCENES)
+    for catcher in (catcher for found in SCENES.values() for catcher in found):
+        match catcher:
+            case Script(name=name):
+                assert "> " in SCRIPTS[name].read_text(encoding="utf-8")
+            case Search(scene=name):
+                assert name in BY_NAME
+            case Sim(program=program):
+                assert program.__name__.startswith("test_")
+            case Unit(test=test):
+                assert callable(test)
+            case _:
+                assert_never(catcher)
 
 
 def named(mutants: Sequence[Mutant]) -> list[object]:
