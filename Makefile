@@ -26,7 +26,7 @@ help:
 	       "make check   style, types, C warnings" \
 	       "make properties, make endurance   two of its tests at length, some minutes" \
 	       "make model   the protocol searched at length, MINUTES=10" \
-	       "make stress  a minute of killed, stopped and restarted members, judged" \
+	       "make stress  chaos among real processes, judged: MINUTES=1 SEED=N PROFILE=storm" \
 	       "make bench   collectives beside gloo, MPI and a bare C ring, into bench-results/" \
 	       "make mpi     MPICH and Open MPI for it, into build/mpi/" \
 	       "make asan    data-plane tests under address and undefined-behaviour sanitizers" \
@@ -86,7 +86,8 @@ model: setup
 	@$(BIN)/python -m tests.model --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
 stress: setup
-	@$(BIN)/python -m stress.chaos --seconds 60
+	@$(BIN)/python -m stress.chaos --minutes $(or $(MINUTES),1) --profile $(or $(PROFILE),storm) \
+		$(if $(SEED),--seed $(SEED))
 
 check: setup $(CHECKED)
 	$(SAY) "check: no system call in the pure C"

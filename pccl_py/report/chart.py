@@ -83,7 +83,7 @@ def loss_curve(
     x = Axis(0, rounds, LEFT, WIDTH - RIGHT)
     low = math.floor(min(values) * 2) / 2
     y = Axis(low, max(*values, low + 0.5), height - BOTTOM, TOP)
-    parts = [_open(height, "Training loss over rounds"), _grid(x, y, "round")]
+    parts = [frame(height, "Training loss over rounds"), _grid(x, y, "round")]
     parts += [_mark_line(mark, x, TOP, height - BOTTOM) for mark in marks]
     if math.isfinite(bigram):
         level = y.at(bigram)
@@ -91,7 +91,7 @@ def loss_curve(
             f'<line class="bigram" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
             f'y1="{level:.1f}" y2="{level:.1f}"/>'
         )
-        parts.append(_text(WIDTH - RIGHT, level - 5, f"byte bigrams {bigram:.2f}", "end", "muted"))
+        parts.append(label(WIDTH - RIGHT, level - 5, f"byte bigrams {bigram:.2f}", "end", "muted"))
     path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in points if math.isfinite(b))
     parts.append(f'<polyline class="curve" points="{path}"/>')
     for a, b in tests:
@@ -100,7 +100,7 @@ def loss_curve(
             shift = 8 if anchor == "start" else 0
             parts.append(f'<circle class="test" cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="4.5"/>')
             parts.append(
-                _text(x.at(a) + shift, y.at(b) + (4 if shift else -10), f"{b:.2f}", anchor)
+                label(x.at(a) + shift, y.at(b) + (4 if shift else -10), f"{b:.2f}", anchor)
             )
     return "".join([*parts, "</svg>"])
 
@@ -111,9 +111,9 @@ def membership(
     """Who was a member when: a lane per worker over the run's `seconds`."""
     height = TOP + LANE * len(workers) + BOTTOM
     x = Axis(0, seconds, LEFT, WIDTH - RIGHT)
-    parts = [_open(height, "Membership over time"), _columns(x, TOP, height - BOTTOM, "seconds")]
+    parts = [frame(height, "Membership over time"), columns(x, TOP, height - BOTTOM, "seconds")]
     for lane, worker in enumerate(workers):
-        parts.append(_text(LEFT - 8, TOP + LANE * lane + LANE / 2 + 4, worker, "end"))
+        parts.append(label(LEFT - 8, TOP + LANE * lane + LANE / 2 + 4, worker, "end"))
     for bar in bars:
         wide = max(1.0, x.at(bar.end) - x.at(bar.start))
         parts.append(
@@ -125,15 +125,15 @@ def membership(
         middle = TOP + LANE * mark.lane + LANE / 2
         parts.append(_mark_line(mark, x, TOP, height - BOTTOM))
         parts.append(f'<circle class="halo" cx="{x.at(mark.x):.1f}" cy="{middle}" r="9"/>')
-        parts.append(_text(x.at(mark.x), middle + 4.5, _MARKS[mark.kind], "middle", mark.kind))
+        parts.append(label(x.at(mark.x), middle + 4.5, _MARKS[mark.kind], "middle", mark.kind))
     return "".join([*parts, "</svg>"])
 
 
-def _open(height: float, label: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
+def frame(height: float, title: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+def label(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(text)}</text>'
     )
@@ -147,17 +147,17 @@ def _grid(x: Axis, y: Axis, x_name: str) -> str:
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
             f'y1="{level:.1f}" y2="{level:.1f}"/>'
         )
-        parts.append(_text(LEFT - 6, level + 4, f"{value:g}", "end", "muted"))
-    return "".join(parts) + _columns(x, y.end, y.start, x_name)
+        parts.append(label(LEFT - 6, level + 4, f"{value:g}", "end", "muted"))
+    return "".join(parts) + columns(x, y.end, y.start, x_name)
 
 
-def _columns(x: Axis, top: float, bottom: float, name: str) -> str:
+def columns(x: Axis, top: float, bottom: float, name: str) -> str:
     parts = [
         f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>',
-        _text(WIDTH - RIGHT, bottom + 29, name, "end", "muted"),
+        label(WIDTH - RIGHT, bottom + 29, name, "end", "muted"),
     ]
     for value in ticks(x.low, x.high, 6):
-        parts.append(_text(x.at(value), bottom + 15, f"{value:g}", "middle", "muted"))
+        parts.append(label(x.at(value), bottom + 15, f"{value:g}", "middle", "muted"))
         parts.append(
             f'<line class="grid" x1="{x.at(value):.1f}" x2="{x.at(value):.1f}" '
             f'y1="{top}" y2="{bottom}"/>'
@@ -171,5 +171,5 @@ def _mark_line(mark: Mark, x: Axis, top: float, bottom: float) -> str:
     anchor, shift = ("end", 3) if mark.left else ("start", -3)
     return (
         f'<line class="mark {mark.kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 6}" y2="{bottom}"/>'
-        + _text(at + shift, top - 12, mark.label, anchor, mark.kind)
+        + label(at + shift, top - 12, mark.label, anchor, mark.kind)
     )

@@ -1,0 +1,1 @@
+"""Free-running members in a storm of faults, judged from its log. `python -m stress.chaos`."""
