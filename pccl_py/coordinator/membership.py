@@ -58,6 +58,7 @@ def started(turn: Turn, event: Started) -> None:
         members=members,
         newcomers=frozenset(members) if record is not None and record.fresh else frozenset(),
         absent_until=dict.fromkeys(members, turn.now + state.config.detection_s),
+        unheard=dict.fromkeys(members, turn.now + ABSENCE_SHARE * state.config.detection_s),
     )
 
 
@@ -131,6 +132,7 @@ def _attach(turn: Turn, connection: Connection, message: Hello) -> None:
         peer_of=put(peer_of, connection, peer),
         connection_of=put(state.connection_of, peer, connection),
         absent_until=drop(state.absent_until, peer),
+        unheard=drop(state.unheard, peer),
     )
     if message.deadline_ms:
         deadlines = put(turn.state.deadlines, peer, message.deadline_ms / 1000)
@@ -240,9 +242,10 @@ def wish(turn: Turn, peer: PeerId, message: Wish) -> None:
 
 
 def expire(turn: Turn) -> None:
-    """Absence becomes death: at once if a member has lost its link to the absent one too, else
-    when the time is over. A flush that is not answered until the deadline is a death as well, and
-    long before for who has no data link to anybody: the next view has no place for it anyway."""
+    """Absence becomes death: at once if a member has lost its link to the absent one too (in a new
+    life of the coordinator: if all others have, or have had time to come back), else when the time
+    is over. A flush that is not answered until the deadline is a death as well, and long before for
+    who has no data link to anybody: the next view has no place for it anyway."""
     state = turn.state
     dead: dict[PeerId, str] = {}
     forgotten: list[PeerId] = []
@@ -252,7 +255,9 @@ def expire(turn: Turn) -> None:
                 forgotten.append(peer)
         elif not state.is_living(peer):
             forgotten.append(peer)
-        elif _named_by(state, peer):
+        elif _named_by(state, peer) and (
+            turn.now >= state.unheard.get(peer, turn.now) or _named_by_all(state, peer)
+        ):
             dead[peer] = "its connections broke"
         elif turn.now >= until:
             dead[peer] = "its control connection broke and did not come back"
@@ -291,6 +296,15 @@ def _named_by(state: State, peer: PeerId) -> bool:
     )
 
 
+def _named_by_all(state: State, peer: PeerId) -> bool:
+    """Whether all who may live have come back, half of the members at least, and have no link to it
+    any more."""
+    others = [other for other in state.living() if other != peer]
+    naming = [other for other in others if (other, peer) in state.soft.evidence]
+    missing = [other for other in others if other in state.unheard and _named_by(state, other)]
+    return len(naming) + len(missing) == len(others) and len(naming) > len(missing)
+
+
 def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
     state = turn.state
     flush = state.soft.flush
@@ -315,6 +329,7 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
         state,
         soft=soft,
         absent_until=drop(state.absent_until, *dead, *forgotten),
+        unheard=drop(state.unheard, *dead),
         pending=drop(state.pending, *forgotten),
     )
     for peer, reason in dead.items():
@@ -323,4 +338,5 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
 
 def deadlines(state: State) -> list[float]:
     """When `expire` may have something to do though nothing happens."""
-    return [*state.absent_until.values(), *_out_of_reach(state).values()]
+    named = [until for peer, until in state.unheard.items() if _named_by(state, peer)]
+    return [*state.absent_until.values(), *named, *_out_of_reach(state).values()]

@@ -167,9 +167,11 @@ class Soft:
 class State:
     """members: of `record`, by id, in order of joining. newcomers: who may still be at epoch 0 in
     this record. absent_until: members and pending peers without a connection, and when that makes
-    them dead. deadlines: seconds that connected peers give their ops, where they say. former: ids
-    that were members once, and why not now (R12). rolled: timed-out ops that were rolled forward.
-    plans: decided state elections of this line. measured: by whom, to whom. judge_at: when to see
+    them dead. unheard: members of a former life's record that have not said Hello in this one, and
+    until when a lost link of theirs is no death: this coordinator was away, not they. deadlines:
+    seconds that connected peers give their ops, where they say. former: ids that were members once,
+    and why not now (R12). rolled: timed-out ops that were rolled forward. plans: decided state
+    elections of this line. measured: by whom, to whom. judge_at: when to see
     whether other routes are worth a view; rerouted_at: when they last were. retry_at: no admission
     round before. inquiry: under way; inquiries: so many began. trouble: with the journal. told,
     told_at: the last Waiting; looked_at: when its text was last made; untold: pending peers that
@@ -185,6 +187,7 @@ class State:
     connection_of: Mapping[PeerId, Connection] = field(default_factory=dict)
     absent_until: Mapping[PeerId, float] = field(default_factory=dict)
     deadlines: Mapping[PeerId, float] = field(default_factory=dict)
+    unheard: Mapping[PeerId, float] = field(default_factory=dict)
     pending: Mapping[PeerId, Newcomer] = field(default_factory=dict)
     former: Mapping[PeerId, str] = field(default_factory=dict)
     rolled: Mapping[OpKey, Rolled] = field(default_factory=dict)

@@ -320,6 +320,7 @@ def install(turn: Turn, record: Record, newcomers: frozenset[PeerId]) -> None:
         members=members,
         newcomers=newcomers,
         absent_until=absent,
+        unheard={p: t for p, t in state.unheard.items() if p in members},
         former=_remembered(state),
         measured={p: rows for p, rows in state.measured.items() if p in members},
         rolled={} if record.fresh else state.rolled,
