@@ -4,13 +4,14 @@
  * make.
  *
  * Stands for net.c (with still.c), and for pccl.c behind the functions at the end of io.h:
- * pc_engine_commands is called once per turn of the loop, and plays the next record. */
+ * pc_engine_commands is called once per turn, and plays the next record. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -113,9 +114,14 @@ int pc_net_connected(int fd) {
     return refuse_connects ? -ETIMEDOUT : 0;
 }
 
-long pc_net_recv(int fd, void *to, size_t n) {
-    size_t piece = fz_random(&random_state) % 3 ? n : 1 + fz_random(&random_state) % 40;
-    ssize_t got = recv(fd, to, piece < n ? piece : n, 0);
+long pc_net_recv(int fd, struct iovec *slices, int count) {
+    FZ_CHECK(count > 0);
+    if (fz_random(&random_state) % 3 == 0) { /* a piece */
+        size_t piece = 1 + fz_random(&random_state) % 40;
+        slices[0].iov_len = piece < slices[0].iov_len ? piece : slices[0].iov_len;
+        count = 1;
+    }
+    ssize_t got = readv(fd, slices, count);
     return got < 0 ? -(long)errno : (long)got;
 }
 
@@ -415,7 +421,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int os_error;
     FZ_CHECK(pc_io_open(&io, NULL, &config, &port, &os_error) == PCCL_OK);
     pc_io_wake(&io);
-    pc_io_run(&io);
+    struct epoll_event events[PC_EVENTS];
+    int count = 0;
+    while (pc_io_turn(&io, events, count))
+        count = pc_io_poll(&io, events, pc_io_ms_until(pc_io_deadline(&io)));
     pc_io_close(&io);
     for (uint32_t i = 0; i < CALLS_MAX; i++)
         if (calls[i].fd >= 0) {

@@ -246,8 +246,8 @@ static void judge_shake(struct pc_io *io, struct pc_conn *conn) {
 
 void pc_conn_shake(struct pc_io *io, struct pc_conn *conn) {
     while (conn->in_have < PC_HANDSHAKE_BYTES) {
-        long n = pc_net_recv(conn->fd, conn->shake_in + conn->in_have,
-                             PC_HANDSHAKE_BYTES - conn->in_have);
+        struct iovec slice = {conn->shake_in + conn->in_have, PC_HANDSHAKE_BYTES - conn->in_have};
+        long n = pc_net_recv(conn->fd, &slice, 1);
         if (n == -EAGAIN)
             return;
         if (n <= 0) {

@@ -216,10 +216,14 @@ int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns
     return 0;
 }
 
+int pc_core_is_busy(const pc_core *core) {
+    return core->running_count || core->relayed || core->cut_count;
+}
+
 void pc_core_stats(const pc_core *core, struct pccl_stats *stats) {
     *stats = core->stats;
     stats->scratch_bytes = (uint64_t)core->pool.count * core->pool.buffer_bytes;
     stats->ops_running = core->running_count;
-    for (int id = 0; id < PC_LINKS_MAX; id++)
+    for (int id = 0; id < core->links_high; id++)
         stats->links_up += core->links[id] != NULL;
 }

@@ -106,6 +106,8 @@ void pc_core_sent(pc_core *core, int id, size_t n);
 /* How many segments an op of this size has. */
 uint32_t pc_core_segments(const pc_core *core, int dtype, uint64_t count);
 
+/* Something is under way that does not wait for what the caller does next. */
+int pc_core_is_busy(const pc_core *core);
 void pc_core_stats(const pc_core *core, struct pccl_stats *stats);
 
 /* cffi-end */

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "drive.h"
 #include "io.h"
 #include "names.h"
 
@@ -59,11 +60,12 @@ struct ticket {
 
 struct pccl_engine {
     struct pc_io io;
+    struct pc_drive drive;
     pthread_t thread;
     uint16_t port;
     int event_fd;
-    /* Pushed under the mutex, so in the order of op numbers; taken by pccl-io without it, for a
-     * caller that has just woken pccl-io wants the mutex too, to wait. The last is first. */
+    /* Pushed under the mutex, so in the order of op numbers; taken by who drives without it, for
+     * a caller that has just woken pccl-io wants the mutex too, to wait. The last is first. */
     _Atomic(struct command *) commands;
     pthread_mutex_t stats_mutex; /* apart: pccl-io writes them each time it has worked */
     struct pccl_stats stats;
@@ -88,7 +90,8 @@ struct pccl_engine {
 /* A zeroed command, or NULL. */
 struct command *pc_command_new(enum command_type type);
 void pc_command_free(struct command *command);
-/* Gives it to pccl-io. Caller holds the mutex, and when it is true calls pc_io_wake, without it. */
+/* Gives it to who drives. Caller holds the mutex, and when it is true calls pc_drive_call or drives
+ * itself, without it. */
 bool pc_command_push(pccl_engine *engine, struct command *command);
 
 void pc_tickets_init(pccl_engine *engine);

@@ -90,8 +90,9 @@ struct pc_core {
 
     uint32_t window, in_flight, eager_in_flight; /* ring: segments that this peer has started */
     uint32_t open_window, open_in_flight;        /* star: own segments that wait for parts */
-    uint32_t open_unready; /* those of them of ops not known to be submitted by all */
-    uint32_t eager_window; /* star: parts sent unasked to one owner */
+    uint32_t open_unready;   /* those of them of ops not known to be submitted by all */
+    uint32_t eager_window;   /* star: parts sent unasked to one owner, of small ops */
+    uint32_t unasked_window; /* of others: fewer, so that small ops find room */
     uint32_t copy_window, copies_in_flight; /* star: copies of this owner that started whole */
     uint32_t plan_left;
     bool repaired_pending, repaired_told;
@@ -166,7 +167,7 @@ void pc_op_free(struct pc_op *op); /* its memory alone */
 int pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *args,
                         uint64_t now_ns);
 void pc_op_end(pc_core *core, struct pc_op *op, int status, const char *text);
-/* true: a small op whose caller need not wait until all hold the result. */
+/* true: an op whose caller need not wait until all hold the result, for a copy can be kept. */
 bool pc_returns_early(const pc_core *core, const struct pc_op *op);
 void pc_op_return(pc_core *core, struct pc_op *op); /* all is final here: tells the caller */
 void pc_op_post(pc_core *core, struct pc_op *op, uint8_t event);

@@ -1,4 +1,4 @@
-/* io: see io.h. One loop: wait, read, carry out commands, let the core decide, write. */
+/* io: see io.h. One turn: read, carry out commands, let the core decide, write. */
 #include "io.h"
 
 #include <errno.h>
@@ -43,19 +43,19 @@ static bool unstage(struct pc_io *io, struct pc_conn *conn) {
     return true;
 }
 
+/* A payload goes where it belongs, with the next header behind it in staging; of the payload after
+ * that as little as may be, for it would be copied once more. */
 static void read_link(struct pc_io *io, struct pc_conn *conn) {
     size_t budget = PC_READ_BUDGET;
     while (budget) {
         uint8_t *to;
         size_t space = pc_core_rx_space(io->core, conn->link, &to);
-        bool direct = space > 0;
-        if (!direct) {
-            to = conn->staging;
-            space = PC_STAGING_BYTES;
-        }
-        if (space > budget)
-            space = budget;
-        long n = pc_net_recv(conn->fd, to, space);
+        size_t direct = space < budget ? space : budget;
+        bool ahead = direct == space; /* to the payload's end, or there is none */
+        size_t staged = !ahead ? 0 : direct || conn->bulk ? PC_PEEK_BYTES : PC_STAGING_BYTES;
+        struct iovec iov[2] = {{direct ? to : NULL, direct}, {conn->staging, staged}};
+        conn->bulk = direct > PC_PEEK_BYTES;
+        long n = pc_net_recv(conn->fd, direct ? iov : iov + 1, direct ? 2 : 1);
         if (n == -EAGAIN)
             return;
         if (n <= 0) {
@@ -64,19 +64,18 @@ static void read_link(struct pc_io *io, struct pc_conn *conn) {
             pc_conn_failed(io, conn, n ? text : "link closed by the other end");
             return;
         }
-        budget -= (size_t)n;
         conn->heard = true;
-        if (direct) {
-            pc_core_rx_done(io->core, conn->link, (size_t)n);
-        } else {
-            conn->staged = (uint32_t)n;
-            conn->taken = 0;
-            if (!unstage(io, conn)) {
-                pc_conn_watch(io, conn, (conn->events & EPOLLOUT) | EPOLLRDHUP);
-                return;
-            }
+        size_t got = (size_t)n, landed = got < direct ? got : direct;
+        budget -= got < budget ? got : budget;
+        if (landed)
+            pc_core_rx_done(io->core, conn->link, landed);
+        conn->staged = (uint32_t)(got - landed);
+        conn->taken = 0;
+        if (conn->staged && !unstage(io, conn)) {
+            pc_conn_watch(io, conn, (conn->events & EPOLLOUT) | EPOLLRDHUP);
+            return;
         }
-        if ((size_t)n < space)
+        if (got < direct + staged)
             return; /* drained, most likely; epoll tells if not */
     }
 }
@@ -235,7 +234,7 @@ static bool is_timed(const struct pc_conn *conn) {
     return conn->state == PC_CONN_CONNECTING || conn->state == PC_CONN_SHAKING;
 }
 
-static uint64_t next_deadline(const struct pc_io *io) {
+uint64_t pc_io_deadline(const struct pc_io *io) {
     uint64_t at = pc_core_deadline(io->core);
     for (int i = 0; i < io->conns_high; i++)
         if (is_timed(&io->conns[i]) && io->conns[i].deadline_ns < at)
@@ -313,45 +312,63 @@ static void pump(struct pc_io *io) {
     }
 }
 
-static int wait_ms(const struct pc_io *io) {
-    uint64_t at = next_deadline(io), now = pc_now_ns();
-    if (at == UINT64_MAX)
+int pc_io_ms_until(uint64_t at_ns) {
+    if (at_ns == UINT64_MAX)
         return -1;
-    if (at <= now)
+    uint64_t now = pc_now_ns();
+    if (at_ns <= now)
         return 0;
-    uint64_t ms = (at - now + 999999) / 1000000;
+    uint64_t ms = (at_ns - now + 999999) / 1000000;
     return ms > 60000 ? 60000 : (int)ms;
 }
 
-void pc_io_run(struct pc_io *io) {
-    struct epoll_event events[64];
-    for (;;) {
-        int n = epoll_wait(io->epoll_fd, events, 64, wait_ms(io));
-        PC_ASSERT(n >= 0 || errno == EINTR);
-        for (int i = 0; i < n; i++) {
-            uint32_t tag = events[i].data.u32;
-            if (tag == TAG_LISTEN) {
-                pc_conn_accept_all(io);
-            } else if (tag == TAG_WAKE) {
-                uint64_t count;
-                ssize_t got = read(io->wake_fd, &count, sizeof count);
-                (void)got;
-            } else {
-                on_conn(io, &io->conns[tag], events[i].events);
-            }
-        }
-        uint64_t now = pc_now_ns();
-        if (!pc_engine_commands(io->engine, io, now))
-            return;
-        on_time(io, now);
-        core_events(io);
-        pump(io);
-        core_events(io);
-        struct pccl_stats stats;
-        pc_core_stats(io->core, &stats);
-        stats.links_refused = io->links_refused;
-        pc_engine_publish(io->engine, &stats);
+int pc_io_poll(const struct pc_io *io, struct epoll_event events[PC_EVENTS], int timeout_ms) {
+    int count = epoll_wait(io->epoll_fd, events, PC_EVENTS, timeout_ms);
+    PC_ASSERT(count >= 0 || errno == EINTR);
+    return count;
+}
+
+static void on_event(struct pc_io *io, const struct epoll_event *event) {
+    uint32_t tag = event->data.u32;
+    if (tag == TAG_LISTEN) {
+        pc_conn_accept_all(io);
+    } else if (tag == TAG_WAKE) {
+        uint64_t count;
+        ssize_t got = read(io->wake_fd, &count, sizeof count);
+        (void)got;
+    } else {
+        on_conn(io, &io->conns[tag], event->events);
     }
+}
+
+bool pc_io_turn(struct pc_io *io, const struct epoll_event events[], int count) {
+    for (int i = 0; i < count; i++)
+        on_event(io, &events[i]);
+    uint64_t now = pc_now_ns();
+    if (!pc_engine_commands(io->engine, io, now))
+        io->stopped = true;
+    if (io->stopped)
+        return false;
+    on_time(io, now);
+    core_events(io);
+    pump(io);
+    core_events(io);
+    struct pccl_stats stats;
+    pc_core_stats(io->core, &stats);
+    stats.links_refused = io->links_refused;
+    pc_engine_publish(io->engine, &stats);
+    return true;
+}
+
+bool pc_io_is_busy(const struct pc_io *io) {
+    if (io->stopped || pc_core_is_busy(io->core))
+        return true;
+    for (int i = 0; i < io->conns_high; i++) {
+        const struct pc_conn *conn = &io->conns[i];
+        if (is_timed(conn) || (conn->state == PC_CONN_LINKED && conn->events != EPOLLIN))
+            return true;
+    }
+    return false;
 }
 
 /* ---- open and close ---------------------------------------------------------------------------

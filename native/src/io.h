@@ -1,11 +1,12 @@
-/* io: the shell around one core: the pccl-io thread, its sockets, its clock. Everything in struct
- * pc_io below `core` belongs to that thread; what other threads exchange with it is in pccl.c's
- * struct pccl_engine, under its mutex, through the functions at the end. */
+/* io: the shell around one core: its sockets, its clock. Everything in struct pc_io belongs to the
+ * thread that drives (drive.h), pccl-io or a user's; what other threads exchange with it is in
+ * pccl.c's struct pccl_engine, under its mutex, through the functions at the end. */
 #ifndef PC_IO_H
 #define PC_IO_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/epoll.h>
 
 #include "core.h"
 #include "frame.h"
@@ -16,7 +17,9 @@
 
 #define PC_CONNS_MAX     PC_LINKS_MAX /* links, and connections that have not become one */
 #define PC_STRANGERS_MAX 64           /* accepted, and no link to a member (yet) */
+#define PC_EVENTS        64
 #define PC_STAGING_BYTES (64u << 10)
+#define PC_PEEK_BYTES    256u       /* of frames behind a payload: a few headers */
 #define PC_READ_BUDGET   (1u << 20) /* bytes of one link before others get a turn */
 #define PC_RETRY_NS      500000000u
 #define PC_AWAIT_NS      1000000000u /* for the other end's call */
@@ -45,6 +48,7 @@ struct pc_conn {
     uint8_t shake_in[PC_HANDSHAKE_BYTES], shake_out[PC_HANDSHAKE_BYTES];
     uint32_t in_have, out_sent;
     uint8_t *staging;
+    bool bulk;              /* the last that was read was a payload, most likely the next is, too */
     uint32_t staged, taken; /* bytes [taken, staged) of staging wait for the core */
     uint32_t beat_ms;       /* LINKED: how often the other end wants to hear something; 0: never */
     uint32_t beat_sent;     /* bytes of a heartbeat that is half sent */
@@ -84,6 +88,7 @@ struct pc_io {
     uint64_t links_refused;
     uint64_t births;
     bool failed;
+    bool stopped; /* by a command */
 };
 
 /* Errors: PCCL_USAGE, PCCL_RESOURCE with *os_error. *port gets the listening port. */
@@ -91,16 +96,26 @@ int pc_io_open(struct pc_io *io, pccl_engine *engine, const struct pccl_config *
                uint16_t *port, int *os_error);
 void pc_io_close(struct pc_io *io);
 void pc_io_abandon(struct pc_io *io);
-void pc_io_run(struct pc_io *io); /* the thread's body: until a stop command */
+
+/* Whoever drives: what has happened is seen to, commands are carried out, what can be sent is sent.
+ * false: told to stop, now or before. */
+bool pc_io_turn(struct pc_io *io, const struct epoll_event events[], int count);
+uint64_t
+pc_io_deadline(const struct pc_io *io);     /* the next turn, at the latest; UINT64_MAX: none */
+bool pc_io_is_busy(const struct pc_io *io); /* something is under way that wants turns soon */
+
+/* Any thread. Blocks for at most timeout_ms (-1: without end). < 0: a signal came. */
+int pc_io_poll(const struct pc_io *io, struct epoll_event events[PC_EVENTS], int timeout_ms);
+int pc_io_ms_until(uint64_t at_ns); /* what poll takes; at most a minute */
 void pc_io_wake(const struct pc_io *io);
 
-/* What commands do; pccl-io only. */
+/* What commands do; who drives only. */
 void pc_io_set_view(struct pc_io *io, const struct pccl_view *view);
 void pc_io_fail(struct pc_io *io, int status, const char *text);
 
 uint64_t pc_now_ns(void);
 
-/* Given by pccl.c, called by pccl-io. */
+/* Given by pccl.c, called by who drives. */
 bool pc_engine_commands(pccl_engine *engine, struct pc_io *io, uint64_t now_ns); /* false: stop */
 void pc_engine_post(pccl_engine *engine, const struct pccl_event *event);
 void pc_engine_ended(pccl_engine *engine, const struct pccl_result *result);

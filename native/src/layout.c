@@ -7,7 +7,7 @@
 #include "check.h"
 #include "internal.h"
 
-#define SEGMENTS_WANTED 32 /* of an op: enough to keep every member busy */
+#define SEGMENTS_WANTED 16 /* of an op: enough to keep every member busy */
 
 static uint64_t mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * UINT64_C(0x9E3779B97F4A7C15);
@@ -202,5 +202,6 @@ int pc_layout(const pc_core *core, struct pc_op *op, const struct pccl_op *args)
     op->element_bytes = pccl_dtype_size(args->dtype);
     int status = pc_is_exchange(args->kind) ? streams(core, op, args) : blocks(core, op, args);
     op->small = op->bytes <= core->config.small_bytes;
+    op->brief = op->bytes <= (uint64_t)PC_BRIEF_SMALLS * core->config.small_bytes;
     return status;
 }

@@ -104,10 +104,10 @@ int pc_net_accept(int fd) {
     return accepted;
 }
 
-long pc_net_recv(int fd, void *to, size_t n) {
+long pc_net_recv(int fd, struct iovec *slices, int count) {
     ssize_t got;
     do
-        got = recv(fd, to, n, 0);
+        got = readv(fd, slices, count);
     while (got < 0 && errno == EINTR);
     return got < 0 ? -(long)errno : (long)got;
 }

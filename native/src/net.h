@@ -22,7 +22,7 @@ int pc_net_connected(int fd);
 int pc_net_accept(int fd);
 
 /* Bytes read (0: end of stream), or -EAGAIN, or another negative errno. */
-long pc_net_recv(int fd, void *to, size_t n);
+long pc_net_recv(int fd, struct iovec *slices, int count);
 
 /* Bytes written, or -EAGAIN, or another negative errno. Never raises SIGPIPE. */
 long pc_net_send(int fd, struct iovec *slices, int count);

@@ -189,7 +189,7 @@ static void fill_result(const pc_core *core, struct pc_op *op, int status, const
 }
 
 bool pc_returns_early(const pc_core *core, const struct pc_op *op) {
-    return op->desc.kind == PCCL_ALL_REDUCE && !op->desc.strict && op->small &&
+    return op->desc.kind == PCCL_ALL_REDUCE && !op->desc.strict && op->brief &&
            pc_route(core, op) != PCCL_ROUTE_RING;
 }
 

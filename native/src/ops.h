@@ -10,11 +10,13 @@
 #include "pool.h"
 
 #define PC_SMALL_OP_BYTES (64u << 10)
+#define PC_BRIEF_SMALLS   16 /* a brief op is as large as so many small ones, at most */
 #define PC_EAGER_BYTES                                                                             \
     (64u << 10)                  /* of one op, before all members are known to have submitted it */
 #define PC_LAZY_NS       3000000 /* so long what nobody waits for may lie */
 #define PC_LAZY_MAX      256     /* of one pair: then it goes at once */
-#define PC_KEPT_OPS      256     /* ops that have returned and are not known to be held by all */
+#define PC_UNASKED_BYTES (4u << 20) /* to one owner, of ops that are not small */
+#define PC_KEPT_OPS      256        /* ops that have returned and are not known to be held by all */
 #define PC_KEPT_BYTES    (4u << 20) /* of their results, kept for who may need them */
 #define PC_RELAY_CREDIT  16         /* frames of one member for another that wait at a relay */
 #define PC_BATCH         16         /* frames handed to one writev */
@@ -203,7 +205,8 @@ struct pc_op {
     uint32_t own_left;    /* exchanges: participants from which something is still to come */
     bool told_whole;      /* exchanges: that nothing is has been said in this view */
     uint64_t bytes;       /* of all blocks */
-    bool small;           /* its parts may go unasked, its result be returned early */
+    bool small;           /* its frames overtake those of others */
+    bool brief;           /* its result may be returned early: a copy of it costs little */
     uint32_t final_count; /* segments that are final, or marked, here */
     uint32_t marked_count;
     uint32_t cursor; /* next segment to look at for starting */

@@ -51,7 +51,7 @@ const char *pccl_status_name(int status) {
 static void *thread_body(void *argument) {
     pccl_engine *engine = argument;
     fesetenv(FE_DFL_ENV); /* not the creator's rounding or flush-to-zero: bits must not depend */
-    pc_io_run(&engine->io);
+    pc_drive_run(engine);
     return NULL;
 }
 
@@ -90,6 +90,7 @@ int pccl_engine_new(const struct pccl_config *config, pccl_engine **out, int *os
     pthread_mutex_init(&engine->mutex, NULL);
     pthread_mutex_init(&engine->stats_mutex, NULL);
     pc_tickets_init(engine);
+    pc_drive_init(&engine->drive);
     engine->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     int error = engine->event_fd < 0 ? errno : start_thread(engine);
     if (error) {
@@ -122,11 +123,11 @@ void pc_command_free(struct command *command) {
 
 bool pc_command_push(pccl_engine *engine, struct command *command) {
     struct command *before = atomic_load_explicit(&engine->commands, memory_order_relaxed);
-    do /* again if pccl-io has taken `before` meanwhile */
+    do /* again if `before` has been taken meanwhile */
         command->next = before;
     while (!atomic_compare_exchange_weak_explicit(&engine->commands, &before, command,
                                                   memory_order_release, memory_order_relaxed));
-    return !before; /* else somebody has woken pccl-io, or is about to */
+    return !before; /* else somebody has called who drives, or is about to */
 }
 
 /* All that wait, in order. */
@@ -149,7 +150,7 @@ static void push_and_wake(pccl_engine *engine, struct command *command) {
     bool wake = pc_command_push(engine, command);
     pthread_mutex_unlock(&engine->mutex);
     if (wake)
-        pc_io_wake(&engine->io);
+        pc_drive_call(engine);
 }
 
 void pccl_engine_free(pccl_engine *engine) {
@@ -175,6 +176,7 @@ void pccl_engine_free(pccl_engine *engine) {
     pc_names_free(&engine->names);
     pc_names_free(&engine->counts);
     pc_tickets_free(engine);
+    pc_drive_free(&engine->drive);
     pthread_mutex_destroy(&engine->stats_mutex);
     pthread_mutex_destroy(&engine->mutex);
     free(engine);
@@ -213,7 +215,7 @@ int pccl_engine_set_view(pccl_engine *engine, const struct pccl_view *view) {
     bool wake = pc_command_push(engine, command);
     pthread_mutex_unlock(&engine->mutex);
     if (wake)
-        pc_io_wake(&engine->io);
+        pc_drive_call(engine);
     return PCCL_OK;
 }
 
@@ -308,7 +310,8 @@ void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats) {
     pthread_mutex_unlock(&engine->stats_mutex);
 }
 
-/* ---- called by pccl-io ------------------------------------------------------------------------
+/* ---- called by who drives
+ * ------------------------------------------------------------------------
  */
 
 void pc_engine_post(pccl_engine *engine, const struct pccl_event *event) {

@@ -14,8 +14,9 @@
  *
  * Windows: an owner asks for the parts of at most `open_window` of its segments at a time; which,
  * it says in READY. It alone decides, so parts of different ops cannot wait for each other. At most
- * half of them may be of ops that not all are known to have submitted. Parts of small ops go
- * unasked, `eager_window` of them to one owner, and are released by the copy. An owner has at most
+ * half of them may be of ops that not all are known to have submitted. Some parts to
+ * each owner go unasked, so that an op need not wait for its READY: `eager_window` of those of
+ * small ops, `unasked_window` of others; they are released by the copy. An owner has at most
  * `copy_window` copies under way that were not preceded by parts.
  *
  * In a repaired view the holder is the owner and only COPY, ACK and MARK run again. */
@@ -151,6 +152,12 @@ static bool next_part(const pc_core *core, struct pc_op *op, uint32_t owner, uin
     }
 }
 
+/* Of a broadcast no copy comes back that would release it. */
+static bool goes_unasked(const pc_core *core, const struct pc_op *op, const struct pc_pair *pair) {
+    uint32_t window = op->small ? core->eager_window : core->unasked_window;
+    return pc_reduces(op->desc.kind) && pair->eager < window;
+}
+
 /* One part to each owner that has asked for it, or that takes it unasked. */
 static int start_parts(pc_core *core, struct pc_op *op) {
     int outcome = -1;
@@ -164,7 +171,7 @@ static int start_parts(pc_core *core, struct pc_op *op) {
         struct pc_pair *pair = core->pairs[op->context->at[owner]];
         const struct pc_said *said = pc_said(op, owner);
         bool asked = said->cursor < said->opened;
-        if (!asked && (!op->small || pair->eager >= core->eager_window)) {
+        if (!asked && !goes_unasked(core, op, pair)) {
             outcome = outcome < 0 ? 0 : outcome;
             continue;
         }

@@ -1,5 +1,6 @@
 /* submit: ops from the caller's side: arguments, numbers, tickets, waiting for results. */
 #include <errno.h>
+#include <fenv.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -77,6 +78,86 @@ static void free_ticket(pccl_engine *engine, struct ticket *ticket) {
 static void copy_result(struct pccl_result *to, const struct pccl_result *from) {
     memcpy(to, from, offsetof(struct pccl_result, text));
     memcpy(to->text, from->text, strlen(from->text) + 1);
+}
+
+/* ---- waiting ----------------------------------------------------------------------------------
+ */
+
+static struct ticket *ticket_of(pccl_engine *engine, uint64_t number) {
+    uint64_t index = number & 0xffff;
+    if (index >= TICKETS)
+        return NULL;
+    struct ticket *ticket = &engine->tickets[index];
+    bool known = ticket->state != TICKET_FREE && ticket->generation == number >> 16;
+    return known ? ticket : NULL;
+}
+
+/* It has not ended, nor has another waiter fetched the result. Caller holds the mutex. */
+static bool is_awaited(pccl_engine *engine, const struct pccl_ticket *out) {
+    const struct ticket *ticket = out->ended ? NULL : ticket_of(engine, out->number);
+    return ticket && ticket->state == TICKET_RUNNING;
+}
+
+/* Another thread drives. Caller holds the mutex. */
+static void wait_asleep(pccl_engine *engine, const struct pccl_ticket *out, uint64_t until_ns) {
+    struct ticket *ticket = ticket_of(engine, out->number);
+    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
+                             .tv_nsec = (long)(until_ns % 1000000000)};
+    int rc = 0;
+    while (is_awaited(engine, out) && rc != ETIMEDOUT)
+        rc = pthread_cond_timedwait(&ticket->ended, &engine->mutex, &until);
+}
+
+/* This thread has the wheel. Not with the caller's rounding or flush-to-zero: bits must not depend
+ * on who drives. A signal ends it early, so that the caller's handler runs. */
+static void wait_driving(pccl_engine *engine, const struct pccl_ticket *out, uint64_t until_ns) {
+    fenv_t callers;
+    fegetenv(&callers);
+    fesetenv(FE_DFL_ENV);
+    pc_io_turn(&engine->io, NULL, 0); /* what was submitted goes first */
+    for (bool go_on = true; go_on;) {
+        int left_ms = pc_io_ms_until(until_ns);
+        pthread_mutex_lock(&engine->mutex);
+        go_on = left_ms > 0 && is_awaited(engine, out);
+        pthread_mutex_unlock(&engine->mutex);
+        go_on = go_on && pc_drive_turn(engine, left_ms);
+    }
+    pc_drive_leave(engine);
+    fesetenv(&callers);
+}
+
+static int fetch(pccl_engine *engine, struct pccl_ticket *out) {
+    if (out->ended)
+        return PCCL_OK;
+    struct ticket *ticket = ticket_of(engine, out->number);
+    if (!ticket)
+        return PCCL_USAGE;
+    if (ticket->state == TICKET_RUNNING)
+        return PCCL_PENDING;
+    copy_result(&out->result, &ticket->result);
+    out->ended = 1;
+    free_ticket(engine, ticket);
+    return PCCL_OK;
+}
+
+/* call: a command was given and nobody has been called for it. */
+static int wait_for(pccl_engine *engine, struct pccl_ticket *out, int timeout_ms, bool call) {
+    uint64_t until_ns = pc_now_ns() + (uint64_t)timeout_ms * 1000000;
+    bool driven = timeout_ms > 0 && pc_drive_take(engine);
+    if (driven)
+        wait_driving(engine, out, until_ns);
+    else if (call)
+        pc_drive_call(engine);
+    pthread_mutex_lock(&engine->mutex);
+    if (!driven && timeout_ms > 0)
+        wait_asleep(engine, out, until_ns);
+    int status = fetch(engine, out);
+    pthread_mutex_unlock(&engine->mutex);
+    return status;
+}
+
+int pccl_engine_wait(pccl_engine *engine, struct pccl_ticket *out, int timeout_ms) {
+    return wait_for(engine, out, timeout_ms, false);
 }
 
 /* ---- submitting -------------------------------------------------------------------------------
@@ -176,57 +257,15 @@ int pccl_engine_submit(pccl_engine *engine, const struct pccl_op *op, struct pcc
         status = submit_locked(engine, command, ticket, out, &wake);
         pthread_mutex_unlock(&engine->mutex);
     }
-    if (status != PCCL_OK)
+    if (status != PCCL_OK) {
         pc_command_free(command);
-    if (wake)
-        pc_io_wake(&engine->io);
-    if (status != PCCL_OK)
         return status;
-    return timeout_ms > 0 ? pccl_engine_wait(engine, out, timeout_ms) : PCCL_PENDING;
-}
-
-/* ---- waiting ----------------------------------------------------------------------------------
- */
-
-static struct ticket *ticket_of(pccl_engine *engine, uint64_t number) {
-    uint64_t index = number & 0xffff;
-    if (index >= TICKETS)
-        return NULL;
-    struct ticket *ticket = &engine->tickets[index];
-    bool known = ticket->state != TICKET_FREE && ticket->generation == number >> 16;
-    return known ? ticket : NULL;
-}
-
-/* Until it has ended, or another waiter has fetched the result, or time is up. */
-static void wait_locked(pccl_engine *engine, struct ticket *ticket, const struct pccl_ticket *out,
-                        int timeout_ms) {
-    uint64_t until_ns = pc_now_ns() + (uint64_t)timeout_ms * 1000000;
-    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
-                             .tv_nsec = (long)(until_ns % 1000000000)};
-    int rc = 0;
-    while (!out->ended && ticket->state == TICKET_RUNNING && rc != ETIMEDOUT)
-        rc = pthread_cond_timedwait(&ticket->ended, &engine->mutex, &until);
-}
-
-int pccl_engine_wait(pccl_engine *engine, struct pccl_ticket *out, int timeout_ms) {
-    int status = PCCL_OK;
-    pthread_mutex_lock(&engine->mutex);
-    struct ticket *ticket = ticket_of(engine, out->number);
-    if (ticket && timeout_ms > 0)
-        wait_locked(engine, ticket, out, timeout_ms);
-    if (out->ended) {
-        status = PCCL_OK;
-    } else if (!ticket) {
-        status = PCCL_USAGE;
-    } else if (ticket->state == TICKET_RUNNING) {
-        status = PCCL_PENDING;
-    } else {
-        copy_result(&out->result, &ticket->result);
-        out->ended = 1;
-        free_ticket(engine, ticket);
     }
-    pthread_mutex_unlock(&engine->mutex);
-    return status;
+    if (timeout_ms > 0)
+        return wait_for(engine, out, timeout_ms, wake);
+    if (wake)
+        pc_drive_call(engine);
+    return PCCL_PENDING;
 }
 
 uint64_t pccl_engine_submitted(pccl_engine *engine) {

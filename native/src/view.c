@@ -255,7 +255,7 @@ static uint32_t at_least(uint32_t floor, uint32_t value) {
 }
 
 /* Shares of the scratch, in segments: three quarters for the parts that owners ask for, an eighth
- * for parts sent unasked (of small ops: most of each buffer is never touched), an eighth for the
+ * for parts sent unasked (of small ops most of each buffer is never touched), an eighth for the
  * ring. A copy needs a buffer only while it arrives, unless links overtake each other. With many
  * members the floors hold. */
 static void set_windows(pc_core *core) {
@@ -266,6 +266,8 @@ static void set_windows(pc_core *core) {
     core->copy_window = at_least(2, buffers / 2 / world);
     core->open_window = at_least(2, buffers * 3 / 4 / others);
     core->eager_window = at_least(2, buffers / 8 / others);
+    uint32_t unasked = PC_UNASKED_BYTES / (uint32_t)core->config.segment_bytes_max;
+    core->unasked_window = unasked < core->eager_window ? unasked : core->eager_window - 1;
     /* What one member may send: on the ring all comes from one; a link (its or
      * our calls) receives one at a time. A sum that starts with a weight lies in a buffer at its
      * starter, too. */

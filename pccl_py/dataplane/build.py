@@ -22,7 +22,7 @@ HEADER = Path("native/include/pccl.h")
 SOURCES = Path("native/src")
 INCLUDE_DIRS = ("native/include", "native/src")
 # The shell: what touches sockets, threads and clocks. All other sources are the pure core.
-SHELL = "beats conn io net opcopy paths pccl submit viewcopy"
+SHELL = "beats conn drive io net opcopy paths pccl submit viewcopy"
 CORE_HEADERS = ("reduce.h", "mean.h", "crc.h", "grow.h", "pace.h", "core.h")
 FLAGS = (
     "-std=c11",
