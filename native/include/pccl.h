@@ -8,10 +8,11 @@
  * handler or keeps a global; one limit of the process is changed: its descriptors are raised to
  * what is allowed, 65536 at most. All integers of the wire are little endian; see PROTOCOL.md.
  *
- * Threads. pccl_engine_new starts one thread, "pccl-io", which alone touches sockets and protocol
- * state; pccl_engine_free joins it. Every other function only exchanges messages with it under a
- * mutex and never waits for the network, except pccl_engine_wait and _submit, which wait as long
- * as they are told.
+ * Threads. pccl_engine_new starts one thread, "pccl-io", which drives the engine: its sockets and
+ * protocol state; pccl_engine_free joins it. While pccl_engine_wait or _submit waits, as long as it
+ * is told, its thread drives instead, in the default floating-point environment, if no other does
+ * already; a signal handled by that thread makes it return early. Every other function only
+ * exchanges messages with who drives, under a mutex, and never waits for the network.
  *
  * Errors. Functions return enum pccl_status, 0 is success. Violating "Thread" or "Owned by" is a
  * bug in the caller and asserts.
