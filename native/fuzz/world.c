@@ -181,7 +181,7 @@ static void raise_end(struct fz_world *world, uint32_t index, uint32_t i, uint32
     member->ends[i] = (struct fz_end){
         .up = true, .far = far, .far_end = far_end, .id = -1, .in = {.bytes = bytes}};
     if (member->core)
-        member->ends[i].id = pc_core_link_new(member->core, world->members[far].peer);
+        member->ends[i].id = pc_core_link_new(member->core, world->members[far].peer, far % 2);
     FZ_CHECK(!member->core || member->ends[i].id >= 0);
 }
 

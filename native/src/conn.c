@@ -158,8 +158,10 @@ static void attach(struct pc_io *io, struct pc_conn *conn) {
     struct pc_mate *mate = pc_mate_of(io, conn->peer);
     int link = -1;
     conn->staging = malloc(PC_STAGING_BYTES);
+    pc_net_path(conn->fd, &conn->path);
+    conn->is_long = conn->path.rtt_us_min >= PC_LONG_RTT_US;
     if (conn->staging)
-        link = pc_core_link_new(io->core, conn->peer);
+        link = pc_core_link_new(io->core, conn->peer, conn->is_long);
     if (link < 0) {
         pc_conn_failed(io, conn, "no room for another link");
         return;
@@ -174,8 +176,6 @@ static void attach(struct pc_io *io, struct pc_conn *conn) {
     conn->link = link;
     pc_conn_watch(io, conn, EPOLLIN);
     pc_beats_linked(io, conn);
-    pc_net_path(conn->fd, &conn->path);
-    conn->is_long = conn->path.rtt_us_min >= PC_LONG_RTT_US;
     if (conn->is_long)
         pc_net_is_long(conn->fd);
     if (mate && io->config.peer < conn->peer) /* one of the two adds links, not both */

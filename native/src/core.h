@@ -82,8 +82,9 @@ void pc_core_tick(pc_core *core, uint64_t now_ns);
 int pc_core_next_event(pc_core *core, struct pc_core_event *out, uint64_t now_ns);
 
 /* A link to a peer came up: fresh byte streams both ways; any number per pair, and also to a peer
- * that is not in the view (yet). Returns its id, or -1: too many, or out of memory. */
-int pc_core_link_new(pc_core *core, uint64_t peer);
+ * that is not in the view (yet). is_long: milliseconds away, and more. Returns its id, or -1: too
+ * many, or out of memory. */
+int pc_core_link_new(pc_core *core, uint64_t peer, int is_long);
 void pc_core_link_free(pc_core *core, int id);
 
 /* A member for which frames wait and to whom no link is up, each once; 0: none. */

@@ -25,6 +25,7 @@ struct pc_slot { /* one frame handed to the shell */
 struct pc_link { /* one byte stream each way */
     uint64_t peer;
     struct pc_pair *pair; /* NULL: the peer is not in the view */
+    bool is_long;
     bool held;
     bool bad;
     bool bad_told;

@@ -136,13 +136,26 @@ static void fill_slot(const pc_core *core, struct pc_slot *slot, const struct pc
     finish_slot(slot, &header);
 }
 
+/* On a long path parts go first, most of the time: a part that goes late is followed by a sum, a
+ * copy and an acknowledgement, each a way long, with nothing else to send; a copy only by the last.
+ * Not always, or the ops to come could keep the copies of this one waiting. */
+static bool next_bulk(struct pc_pair *pair, struct pc_entry *entry) {
+    if ((!pair->bulk.count || pair->parts_ahead < PC_PARTS_AHEAD) &&
+        pc_queue_pop(&pair->parts, entry)) {
+        pair->parts_ahead++;
+        return true;
+    }
+    pair->parts_ahead = 0;
+    return pc_queue_pop(&pair->bulk, entry);
+}
+
 /* Lazy frames ride along, behind what is waited for. */
 static bool next_entry(struct pc_pair *pair, bool others_go, struct pc_entry *entry) {
     if (pc_queue_pop(&pair->urgent, entry))
         return true;
-    if ((others_go || pair->bulk.count) && pc_queue_pop(&pair->lazy, entry))
+    if ((others_go || pair->bulk.count || pair->parts.count) && pc_queue_pop(&pair->lazy, entry))
         return true;
-    return pc_queue_pop(&pair->bulk, entry);
+    return next_bulk(pair, entry);
 }
 
 /* A frame for one whom this link's other end is to pass it on to. */

@@ -18,6 +18,7 @@
 #define PC_UNASKED_BYTES (4u << 20) /* to one owner, of ops that are not small */
 #define PC_KEPT_OPS      256        /* ops that have returned and are not known to be held by all */
 #define PC_KEPT_BYTES    (4u << 20) /* of their results, kept for who may need them */
+#define PC_PARTS_AHEAD   3          /* that go before something else on a long path */
 #define PC_RELAY_CREDIT  16         /* frames of one member for another that wait at a relay */
 #define PC_BATCH         16         /* frames handed to one writev */
 #define PC_BATCH_BYTES   (256u << 10)
@@ -56,8 +57,11 @@ struct pc_pair {
     uint32_t index;         /* in the ring of the view */
     struct pc_queue urgent; /* control frames and small ops */
     struct pc_queue bulk;
-    struct pc_queue lazy; /* what nobody waits for: it rides along, or goes after PC_LAZY_NS */
+    struct pc_queue parts; /* on a long path, those of large ops */
+    uint32_t parts_ahead;  /* went since the last of bulk */
+    struct pc_queue lazy;  /* what nobody waits for: it rides along, or goes after PC_LAZY_NS */
     uint32_t links_up;
+    bool is_long;   /* milliseconds away, and more */
     bool wanted;    /* there are frames and no link, and the shell has not been told */
     uint32_t eager; /* parts sent to it unasked whose final value is not back */
     /* where the link is known to be broken */

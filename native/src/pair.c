@@ -40,6 +40,7 @@ static void free_pair(struct pc_pair *pair) {
         return;
     free(pair->urgent.entries);
     free(pair->bulk.entries);
+    free(pair->parts.entries);
     free(pair->lazy.entries);
     free(pair);
 }
@@ -57,12 +58,18 @@ static struct pc_pair *take_old(pc_core *core, uint64_t peer) {
 
 static void empty(struct pc_pair *pair, uint32_t index) {
     pair->index = index;
-    pair->urgent.count = pair->bulk.count = pair->lazy.count = 0;
+    pair->urgent.count = pair->bulk.count = pair->parts.count = pair->lazy.count = 0;
+    pair->parts_ahead = 0;
     pair->eager = 0;
     pair->wanted = false;
     pair->via = index;
     pair->credit = PC_RELAY_CREDIT;
     pair->carried = 0;
+}
+
+static void join_pair(struct pc_link *link) {
+    link->pair->links_up++;
+    link->pair->is_long |= link->is_long;
 }
 
 bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, uint32_t self) {
@@ -104,10 +111,10 @@ bool pc_pairs_enter_view(pc_core *core, const uint64_t *peers, uint32_t world, u
     }
     for (uint32_t i = 0; i < world; i++)
         if (pairs[i])
-            pairs[i]->links_up = 0;
+            pairs[i]->links_up = pairs[i]->is_long = 0;
     for (int id = 0; id < PC_LINKS_MAX; id++)
         if (core->links[id] && core->links[id]->pair)
-            core->links[id]->pair->links_up++;
+            join_pair(core->links[id]);
     return true;
 }
 
@@ -132,7 +139,9 @@ static struct pc_queue *queue_for(pc_core *core, struct pc_pair *pair, const str
         return &pair->lazy;
     }
     want_link(core, pair);
-    return !pc_carries_value(type) || op->small ? &pair->urgent : &pair->bulk;
+    if (!pc_carries_value(type) || op->small)
+        return &pair->urgent;
+    return type == PC_PART && pair->is_long ? &pair->parts : &pair->bulk;
 }
 
 static void push(pc_core *core, struct pc_op *op, uint32_t place, uint32_t segment, uint8_t type,
@@ -242,7 +251,7 @@ void pc_relayed(pc_core *core, struct pc_buffer *cargo) {
 /* ---- links -------------------------------------------------------------------------------------
  */
 
-int pc_core_link_new(pc_core *core, uint64_t peer) {
+int pc_core_link_new(pc_core *core, uint64_t peer, int is_long) {
     int id = 0;
     while (id < PC_LINKS_MAX && core->links[id])
         id++;
@@ -252,13 +261,14 @@ int pc_core_link_new(pc_core *core, uint64_t peer) {
     if (!link)
         return -1;
     link->peer = peer;
+    link->is_long = is_long != 0;
     core->links[id] = link;
     if (core->links_high <= id)
         core->links_high = id + 1;
     uint32_t index = pc_ring_index(core, peer);
     if (index != PC_NO_INDEX && index != core->self) {
         link->pair = core->pairs[index];
-        link->pair->links_up++;
+        join_pair(link);
         link->pair->wanted = false;
     }
     return id;

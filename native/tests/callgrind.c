@@ -94,7 +94,7 @@ int main(int argc, char **argv) {
     for (int one = 0; one < WORLD; one++)
         for (int other = 0; other < WORLD; other++)
             if (one != other)
-                links[one][other] = pc_core_link_new(cores[one], members[other].peer);
+                links[one][other] = pc_core_link_new(cores[one], members[other].peer, 0);
     PC_ASSERT(play(count) == WORLD);
     for (int i = 0; i < WORLD; i++) {
         for (uint64_t k = 0; k < count; k++)

@@ -123,8 +123,11 @@ class Cluster:
     def connect(self, one: Node, other: Node) -> None:
         """One more link between two members; it outlives views, and a dead one leads nowhere."""
         there, back = Pipe(), Pipe()
-        one.links[self.lib.pc_core_link_new(one.core, other.peer)] = Link(other.index, back, there)
-        other.links[self.lib.pc_core_link_new(other.core, one.peer)] = Link(one.index, there, back)
+        far = (one.index + other.index) % 2  # a long path: parts overtake copies
+        near_end = self.lib.pc_core_link_new(one.core, other.peer, far)
+        far_end = self.lib.pc_core_link_new(other.core, one.peer, far)
+        one.links[near_end] = Link(other.index, back, there)
+        other.links[far_end] = Link(one.index, there, back)
 
     def close(self, node: Node, link: int) -> Node:
         """Frees both ends of a link; returns the far member."""
