@@ -25,11 +25,15 @@ from pccl_py.bench.ops import Op
 from pccl_py.bench.plan import Plan
 from pccl_py.bench.rows import Row
 from pccl_py.bench.values import KINDS, REDUCTIONS
+from pccl_py.cli import faults
 from pccl_py.coordinator import embedded
 from pccl_py.errors import PcclError, ResourceError, UsageError
 
 EXIT_TERMINATED = 143
 DEFAULT_OP = "all_reduce"
+DEFAULT_WORLD = "2"
+DEFAULT_REPEATS = "7"
+FAULTS = "faults"
 
 _DESCRIPTION = """\
 Measure collectives on this machine, in the language of nccl-tests: sizes are those of the larger
@@ -39,10 +43,15 @@ on all ranks (#wrong). The compared implementations take turns, repeat by repeat
 hits all alike. A repeat is one op, or several in a row if it is quick; its time is that until the
 last rank has the result. Out of place, an implementation that only works in place copies first:
 gloo's and the ceiling's all_reduce and reduce, everybody's broadcast (at its root)."""
-_EPILOG = """\
+_EPILOG = (
+    """\
 --vs: gloo; ceiling (a bare ring in C); mpi (the first MPI found), mpich, openmpi over TCP, and the
 same with -shm over shared memory (`make mpi` installs both in a source tree).
-example: pccl bench --op all_reduce --world 2,4 -b 1K -e 256M -f 4 --vs gloo,ceiling"""
+example: pccl bench --op all_reduce --world 2,4 -b 1K -e 256M -f 4 --vs gloo,ceiling
+
+"""
+    + faults.DESCRIPTION
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,20 +67,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add = parser.add_argument
     add("ops", metavar="OP[,OP…]", nargs="?", help="the same as --op")
     add("--op", metavar="OP[,OP…]", help=f"which collectives, or all (default {DEFAULT_OP})")
-    add("--world", metavar="N[,N…]", default="2", help="processes (default %(default)s)")
+    add("--world", metavar="N[,N…]", help=f"processes (default {DEFAULT_WORLD})")
     add("-b", "--begin", metavar="SIZE", default="1K", help="from this size (%(default)s)")
     add("-e", "--end", metavar="SIZE", default="256M", help="to this size (%(default)s)")
     add("-f", "--factor", metavar="F", default="4", help="each size F times the last (%(default)s)")
     add("-d", "--dtype", default="float32", help=f"one of {', '.join(KINDS)} (%(default)s)")
     add("-o", "--reduce", default="sum", help=f"one of {', '.join(REDUCTIONS)} (%(default)s)")
     add("-w", "--warm-ups", metavar="N", default="2", help="untimed repeats (%(default)s)")
-    add("-n", "--iters", "--repeats", dest="repeats", metavar="N", default="7",
-        help="timed repeats (%(default)s)")  # fmt: skip
+    add("-n", "--iters", "--repeats", dest="repeats", metavar="N",
+        help=f"timed repeats ({DEFAULT_REPEATS})")  # fmt: skip
     add("--in-place", metavar="WHICH", default="both", help="yes, no or both (%(default)s)")
     add("--vs", metavar="LIST", default="", help="compare with these, see below")
     add("--mpi", metavar="DIR", type=Path, action="append", default=[],
         help="a virtual environment with mpi4py and an MPI; may be repeated")  # fmt: skip
-    add("--json", metavar="FILE", help="write a line of JSON per row; - is stdout")
+    add("--case", metavar="LIST", help="of faults: only these cases")
+    add("--json", metavar="FILE", nargs="?", const="-",
+        help="write a line of JSON per row; without FILE, or -, to stdout")  # fmt: skip
     add("--out", metavar="DIR", type=Path, help="write rows, tables, a plot and the machine there")
     add("--markdown", metavar="FILE", type=Path,
         help="measure nothing: print the rows of a JSON file as Markdown")  # fmt: skip
@@ -84,6 +95,10 @@ def run(args: argparse.Namespace) -> int:
         found, facts = results.read(args.markdown)
         print(table.markdown(facts, found), end="")
         return 0
+    if FAULTS in (args.ops, args.op):
+        return _run_faults(args)
+    if args.case is not None:
+        raise UsageError("--case is for `pccl bench faults` only")
     mpis = mpi.installed(args.mpi) if "mpi" in args.vs else ()
     notes: list[str] = []
     plans = _plans(args, mpis, notes)
@@ -111,6 +126,23 @@ def run(args: argparse.Namespace) -> int:
     return _verdict(kept)
 
 
+def _run_faults(args: argparse.Namespace) -> int:
+    plan = faults.programme(
+        args,
+        [] if args.world is None else [_number("--world", each) for each in args.world.split(",")],
+        None if args.repeats is None else _number("-n", args.repeats),
+    )
+    signal.signal(signal.SIGTERM, _terminated)
+    progress = _Progress(sys.stderr, drawn=sys.stderr.isatty() and not args.plain)
+    try:
+        with _json_file(args.json) as json_file:
+            return faults.run(
+                plan, json_file, faults.stderr_of(args), progress.begin, progress.show
+            )
+    finally:
+        progress.clear()
+
+
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(EXIT_TERMINATED)
 
@@ -132,7 +164,7 @@ def _plans(args: argparse.Namespace, mpis: Sequence[Mpi], notes: list[str]) -> l
     ops = plan.ops_named(_names(args.op or args.ops or DEFAULT_OP))
     if args.in_place not in plan.MODES:
         raise UsageError(f"--in-place {args.in_place!r} must be yes, no or both")
-    worlds = [_number("--world", world) for world in args.world.split(",")]
+    worlds = [_number("--world", world) for world in (args.world or DEFAULT_WORLD).split(",")]
     plans = [_plan(args, op, world, mpis, notes) for op in ops for world in worlds]
     for each in plans:
         plan.check(each, machine.available_bytes())
@@ -156,7 +188,7 @@ def _plan(
         dtype=args.dtype,
         reduce=args.reduce,
         warm_ups=_number("-w", args.warm_ups),
-        repeats=_number("-n", args.repeats),
+        repeats=_number("-n", args.repeats or DEFAULT_REPEATS),
         modes=modes,
         impls=[impl for impl in impls if _is_there(impl, args.dtype, mpis, notes)],
     )
