@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from typing import TypeGuard
 
 from pccl_py.errors import UsageError
 from pccl_py.protocol import shapes
@@ -21,7 +22,7 @@ LONGEST_S = 30 * 86400.0  # a wait beyond it is as good as one without end, and 
 
 def check_text(what: str, text: object, bytes_max: int) -> None:
     """Raises UsageError unless it is a printable text of 1 to bytes_max bytes of UTF-8."""
-    right = isinstance(text, str) and text.isprintable() and 0 < len(text.encode()) <= bytes_max
+    right = is_utf8(text) and text.isprintable() and 0 < len(text.encode()) <= bytes_max
     if not right:
         raise UsageError(f"{what}={shown(text)} must be a printable text of 1 to {bytes_max} bytes")
 
@@ -74,10 +75,12 @@ def is_whole(value: object, low: int, high: int) -> bool:
 def check_op_name(name: object) -> None:
     """Raises UsageError unless ops can be matched by it: a text that UTF-8 can write."""
     if not (is_utf8(name) and name):
-        raise UsageError(f"name={shown(name)} must be a text, and not empty")
+        odd = isinstance(name, str) and name
+        must = "be a text that UTF-8 can write" if odd else "be a text, and not empty"
+        raise UsageError(f"name={shown(name)} must {must}")
 
 
-def is_utf8(text: object) -> bool:
+def is_utf8(text: object) -> TypeGuard[str]:
     """Whether it is a text that UTF-8 can write: half a surrogate pair cannot be."""
     try:
         return isinstance(text, str) and text.encode() is not None

@@ -26,6 +26,7 @@ from pccl_py.protocol import endpoint
 from pccl_py.types import PeerId
 
 CONNECT_S = 10.0
+GREETING_S = 0.5  # who has said nothing of our protocol by then does not speak it
 LINKS_MAX = 16
 
 _log = logging.getLogger("pccl")
@@ -124,7 +125,7 @@ def join(
     comm = Communicator(peer, settings.group, engine, control, timers.deadline_s)
     try:
         control.start()
-        _await_admission(control.mailbox, where, reach_until, until)
+        _await_admission(control.mailbox, where, began, reach_until, until)
     except BaseException:
         comm.close()
         raise
@@ -154,9 +155,11 @@ def _link_proof(secret: bytes | None, run: str) -> bytes:
 
 
 def _await_admission(
-    mail: Mailbox, where: endpoint.Endpoint, reach_until: float, until: float | None
+    mail: Mailbox, where: endpoint.Endpoint, began: float, reach_until: float, until: float | None
 ) -> None:
     if not mail.wait(lambda: mail.reached, reach_until):
+        if time.monotonic() < began + GREETING_S:
+            raise DeadlineExceeded(f"not admitted in time: {where} had no time to answer")
         raise CoordinatorLost(
             f"{where} accepts connections but does not speak pccl's control protocol: "
             "is that the coordinator's port?"

@@ -71,6 +71,12 @@ def test_timers_follow_from_the_deadline() -> None:
     assert config.Timers(2.0).heartbeat_s == 0.1
 
 
+def test_a_deadline_too_short_for_its_heartbeats_is_refused() -> None:
+    assert config.Timers(0.4).detection_s == 0.1
+    with pytest.raises(UsageError, match=r"deadline_s=0.39 is too short: .* 0.4 is needed"):
+        config.Timers(0.39)
+
+
 @pytest.mark.parametrize("deadline_s", [0.0, -1.0, math.nan, math.inf])
 def test_nonsense_deadlines_are_refused(deadline_s: float) -> None:
     with pytest.raises(UsageError, match="deadline_s"):

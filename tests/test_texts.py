@@ -11,10 +11,11 @@ import pytest
 
 import pccl_py as pccl
 from pccl_py.coordinator import embedded
-from pccl_py.dataplane import engine
+from pccl_py.dataplane import engine, results
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.op import Op
-from pccl_py.types import DType, Kind
+from pccl_py.errors import Code
+from pccl_py.types import DType, Kind, Phase
 from tests.crew import Crew, crew, join_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,3 +96,91 @@ def test_a_sync_without_a_coordinator_says_so() -> None:
         finally:
             for comm in two:
                 comm.close()
+
+
+# ---------------------------------------------------------------- who, op, phase, how long, bytes
+
+ENDED = (
+    r"(?P<op>it|op [^ ]+) ended here \d+\.\d s after its submission, waiting for "
+    r"(?P<phase>[a-z ]+), (?P<bytes>\d+) bytes missing"
+)
+
+
+def blame(error: BaseException) -> tuple[str, str, int]:
+    """What the end of an error's text says: the op, the phase, the bytes that are missing."""
+    found = re.search(rf"\({ENDED}\)$", str(error))
+    assert found is not None, error
+    return found["op"], found["phase"], int(found["bytes"])
+
+
+def test_who_times_out_is_told_how_the_op_stood(pair: Crew) -> None:
+    work = pair[0].all_reduce(np.zeros(30), timeout=0.3, async_op=True)
+    with pytest.raises(pccl.DeadlineExceeded, match=r"^op \d+ timed out: not submitted by") as told:
+        work.wait(10.0)
+    assert str(pair[1].members[pair[1].rank]) in str(told.value)
+    assert blame(told.value) == ("it", "members to submit it", 240)
+    late = pair.on(1, lambda c: c.all_reduce(np.zeros(30))).exception(10.0)
+    assert type(late) is pccl.DeadlineExceeded
+    assert "ended here" not in str(late)  # it never ran there
+    pair.each(lambda c: c.barrier())
+
+
+def test_a_lost_peer_an_eviction_and_a_lost_coordinator_tell_how_the_op_stood() -> None:
+    with embedded.start() as own:
+        three = join_all(own.address, 3, deadline_s=4.0)
+        try:
+            works = [c.broadcast(np.zeros(30), src=2, async_op=True) for c in three[:2]]
+            name = str(three[2].members[2])
+            three[2].close()
+            for work in works:
+                with pytest.raises(pccl.PeerLost, match="without ") as told:
+                    work.wait(20.0)
+                assert name in str(told.value)
+                assert blame(told.value) == ("it", "members to submit it", 240)
+            left = three[0].all_reduce(np.zeros(30), name="x", async_op=True)
+            own.stop()
+            with pytest.raises(pccl.CoordinatorLost, match="outcome of op 'x' unknown") as lost:
+                left.wait(20.0)
+            assert blame(lost.value) == ("it", "members to submit it", 240)
+            mine = three[1].all_reduce(np.zeros(30), name="y", async_op=True)
+            three[1].close()
+            with pytest.raises(pccl.Evicted, match="closed before the op ended") as gone:
+                mine.wait(20.0)
+            assert blame(gone.value)[0] == "op 'y'"
+        finally:
+            for comm in three:
+                comm.close()
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_the_end_of_a_text_is_for_what_may_last(code: Code) -> None:
+    told = results.with_blame(code, "op 12 is late", "op 1", Phase.COPY, 3.04, 7)
+    end = " (op 1 ended here 3.0 s after its submission, waiting for copies, 7 bytes missing)"
+    at_once = (Code.OK, Code.USAGE, Code.RESOURCE, Code.PROTOCOL)
+    assert told == "op 12 is late" + ("" if code in at_once else end)
+    never_ran = results.with_blame(code, "op 12 is late", "op 1", Phase.NONE, 3.04, 7)
+    assert never_ran == "op 12 is late"
+
+
+@pytest.mark.parametrize("call", ["gather", "scatter"])
+def test_what_is_submitted_differently_again_is_a_mistake_again(pair: Crew, call: str) -> None:
+    """A view that came for the first mistake has the same members: nothing to be tried again."""
+    word, field = ("dst", "outs") if call == "gather" else ("src", "ins")
+
+    def wrong(comm: pccl.Communicator) -> object:
+        args = {word: comm.rank, field: [np.zeros(3), np.zeros(3)]}
+        return getattr(comm, call)(np.zeros(3), **args)
+
+    for _ in range(2):
+        for error in pair.errors(wrong):
+            assert type(error) is pccl.UsageError, error
+            assert f" has {word} m" in str(error), error
+
+
+def test_names_and_times_that_cannot_be_are_said_to_be_so(pair: Crew) -> None:
+    with pytest.raises(pccl.UsageError, match=r"name='.ud800' must be a text that UTF-8 can write"):
+        pair[0].barrier(name="\ud800")
+    where = pair[0]._control._config.coordinators[0]
+    for timeout in (1e-9, 1e-3):
+        with pytest.raises(pccl.DeadlineExceeded, match="had no time to answer"):
+            pccl.join(str(where), timeout=timeout)

@@ -200,7 +200,7 @@ def _names(text: str) -> list[str]:
 
 def _number(option: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise UsageError(f"{option} {text!r} must be a whole number")
+        raise UsageError(f"{option} {text[:80]!r} must be a whole number, and not negative")
     return int(text)
 
 

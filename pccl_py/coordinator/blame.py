@@ -9,7 +9,7 @@ from __future__ import annotations
 from pccl_py.coordinator.cases import Case, OpCase, named_by
 from pccl_py.errors import Code
 from pccl_py.protocol.messages import Mismatch, OpReport
-from pccl_py.types import Member, OnLoss, PeerId, members_text, op_text
+from pccl_py.types import Member, OnLoss, PeerId, members_text, op_text, peer_text
 
 _PEER_FIELDS = ("src", "dst", "root")
 _MEMBERS_FIELD = "members"
@@ -69,6 +69,8 @@ def late_text(op: OpCase) -> str:
     if absent:
         return f"{op_text(op.op)} timed out: not submitted by {members_text(absent)}"
     detail = op.case.timeouts.get(op.op, "")
+    for peer in op.staying:  # the engine knows ids alone
+        detail = detail.replace(f"peer {peer_text(peer)}", _who(op.case, peer))
     return f"{op_text(op.op)} timed out{': ' + detail if detail else ''}"
 
 

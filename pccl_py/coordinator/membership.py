@@ -56,6 +56,7 @@ def started(turn: Turn, event: Started) -> None:
         run=event.run if event.run is not None else state.run,
         record=record,
         members=members,
+        shrunk=record is not None and not record.fresh,
         newcomers=frozenset(members) if record is not None and record.fresh else frozenset(),
         absent_until=dict.fromkeys(members, turn.now + state.config.detection_s),
         unheard=dict.fromkeys(members, turn.now + ABSENCE_SHARE * state.config.detection_s),

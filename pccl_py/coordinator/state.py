@@ -165,23 +165,24 @@ class Soft:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """members: of `record`, by id, in order of joining. newcomers: who may still be at epoch 0 in
-    this record. absent_until: members and pending peers without a connection, and when that makes
-    them dead. unheard: members of a former life's record that have not said Hello in this one, and
-    until when a lost link of theirs is no death: this coordinator was away, not they. deadlines:
-    seconds that connected peers give their ops, where they say. former: ids that were members once,
-    and why not now (R12). rolled: timed-out ops that were rolled forward. plans: decided state
-    elections of this line. measured: by whom, to whom. judge_at: when to see
-    whether other routes are worth a view; rerouted_at: when they last were. retry_at: no admission
-    round before. inquiry: under way; inquiries: so many began. trouble: with the journal. told,
-    told_at: the last Waiting; looked_at: when its text was last made; untold: pending peers that
-    have heard nothing yet."""
+    """members: of `record`, by id, in order of joining. shrunk: there may have been more in this
+    line. newcomers: who may still be at epoch 0 in this record. absent_until: members and pending
+    peers without a connection, and when that makes them dead. unheard: members of a former life's
+    record that have not said Hello in this one, and until when a lost link of theirs is no death:
+    this coordinator was away, not they. deadlines: seconds that connected peers give their ops,
+    where they say. former: ids that were members once, and why not now (R12). rolled: timed-out ops
+    that were rolled forward. plans: decided state elections of this line. measured: by whom, to
+    whom. judge_at: when to see whether other routes are worth a view; rerouted_at: when they last
+    were. retry_at: no admission round before. inquiry: under way; inquiries: so many began.
+    trouble: with the journal. told, told_at: the last Waiting; looked_at: when its text was last
+    made; untold: pending peers that have heard nothing yet."""
 
     config: Config
     boot: int = 0
     run: str | None = None
     record: Record | None = None
     members: Mapping[PeerId, Member] = field(default_factory=dict)
+    shrunk: bool = False
     newcomers: frozenset[PeerId] = frozenset()
     peer_of: Mapping[Connection, PeerId] = field(default_factory=dict)
     connection_of: Mapping[PeerId, Connection] = field(default_factory=dict)

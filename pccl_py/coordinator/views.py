@@ -280,7 +280,7 @@ def _case(state: State, group: str, answers: Mapping[PeerId, Answer], stay: _Sta
         lost=tuple(p for p in stay.evicted if state.members[p].group == group),
         timeouts={op: detail for (g, op), (_, detail) in soft.timeouts.items() if g == group},
         mismatches={op: told for (g, op), told in soft.mismatches.items() if g == group},
-        changed=not state.record.fresh or set(old.ring) != set(stay.routes[group].ring),
+        changed=state.shrunk or set(old.ring) != set(stay.routes[group].ring),
     )
 
 
@@ -318,6 +318,7 @@ def install(turn: Turn, record: Record, newcomers: frozenset[PeerId]) -> None:
         state,
         record=record,
         members=members,
+        shrunk=not record.fresh and (state.shrunk or members.keys() != state.members.keys()),
         newcomers=newcomers,
         absent_until=absent,
         unheard={p: t for p, t in state.unheard.items() if p in members},

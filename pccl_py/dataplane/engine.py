@@ -74,9 +74,14 @@ class Ticket:
     def op(self) -> int:
         return int(self.cell.op)
 
+    @property
+    def called(self) -> str:
+        """The op, as error texts call it."""
+        return self.words or op_text(self.op)
+
     def in_words(self, text: str) -> str:
         """A text of the coordinator or the engine, who know a named op by its hash alone."""
-        return text.replace(op_text(self.cell.op), self.words) if self.words else text
+        return text.replace(op_text(self.op), self.words) if self.words else text
 
 
 class Engine:
@@ -272,7 +277,7 @@ class Engine:
             elif cell.ended:
                 status = lib.PCCL_OK
             else:
-                return Result(NO_INFO, Evicted(CLOSED))
+                return Result(NO_INFO, Evicted(f"{ticket.called}: {CLOSED}"))
         finally:
             self._calls.discard(call)
         assert status != lib.PCCL_USAGE, "a ticket is of one engine"
@@ -295,8 +300,9 @@ class Engine:
         if not status:
             return Result(info, None)
         text = ticket.in_words(rows.text(row.text))
-        blamed = with_blame(status, text, Phase(row.phase), info.seconds, row.missing)
-        return Result(info, from_code(status, blamed))
+        phase = Phase(row.phase)
+        told = with_blame(status, text, ticket.called, phase, info.seconds, row.missing)
+        return Result(info, from_code(status, told))
 
     def inspect(self) -> None:
         """Asks how the ops in flight stand; an Inspected event follows, or none if memory is out:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,12 +43,13 @@ class Result(NamedTuple):
 _BLAMED = (Code.PEER_LOST, Code.DEADLINE_EXCEEDED, Code.EVICTED, Code.COORDINATOR_LOST)
 
 
-def with_blame(code: int, text: str, phase: Phase, seconds: float, missing: int) -> str:
-    """An op's error text, and how the op stood here when it was given up."""
+def with_blame(code: int, text: str, op: str, phase: Phase, seconds: float, missing: int) -> str:
+    """The error text of an op (in words), and how the op stood here when it was given up."""
     if phase is Phase.NONE or code not in _BLAMED:  # it never ran here; or a mistake, at once
         return text
+    it = "it" if re.search(rf"{re.escape(op)}(?!\d)", text) else op
     return (
-        f"{text} (it ended here {seconds:.1f} s after its submission, waiting for {phase.text}, "
+        f"{text} ({it} ended here {seconds:.1f} s after its submission, waiting for {phase.text}, "
         f"{missing} bytes missing)"
     )
 

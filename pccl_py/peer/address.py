@@ -47,7 +47,7 @@ def first_reachable(endpoints: Sequence[Endpoint], until: float) -> Endpoint:
         if time.monotonic() + 0.2 >= until:
             waited = time.monotonic() - began
             raise CoordinatorLost(
-                f"no coordinator after {waited:.0f} s ({'; '.join(said)}): start one with "
+                f"no coordinator after {waited:.1f} s ({'; '.join(said)}): start one with "
                 "`pccl coordinator --bind HOST:PORT`, or check PCCL_COORDINATOR"
             )
         time.sleep(0.2)
