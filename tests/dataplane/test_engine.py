@@ -265,7 +265,7 @@ def test_fail_ends_what_runs_and_what_comes() -> None:
         result = finish(made[0], ticket)
         assert isinstance(result.error, PeerLost)
         assert re.fullmatch(
-            r"told so \(it ended here \d+\.\d s after its submission, waiting for members to "
+            r"told so \(op 1 ended here \d+\.\d s after its submission, waiting for members to "
             r"submit it, 24 bytes missing\)",
             str(result.error),
         )
