@@ -47,8 +47,15 @@ class Server:
                 time.sleep(0.05)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """A signal; after SIGKILL it is reaped."""
+        """A signal; after SIGKILL it is reaped, after SIGSTOP all its threads stand."""
         assert self._process is not None
         self._process.send_signal(number)
         if number == signal.SIGKILL:
             self._process.wait(10)
+        while number == signal.SIGSTOP and not self._stands():
+            time.sleep(0.01)
+
+    def _stands(self) -> bool:
+        assert self._process is not None
+        states = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in states)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -64,6 +65,22 @@ async def _die(store: EtcdStore) -> None:
     """Its lease ends, as after SIGKILL and some seconds; it does not know."""
     await store._etcd.ask("/v3/lease/revoke", {"ID": str(store._lease.id)})
     store._lease = replace(store._lease, sure_until=float("inf"))
+
+
+Ask = Callable[[str, lease.Json], Awaitable[lease.Json]]
+
+
+def _dead_after(questions: int, ask: Ask) -> Ask:
+    """Asks so many times, and then nothing any more."""
+    left = [questions]
+
+    async def doomed(path: str, body: lease.Json) -> lease.Json:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Away(None, "it is dead")
+        return await ask(path, body)
+
+    return doomed
 
 
 # ---------------------------------------------------------------- a real etcd
@@ -172,6 +189,35 @@ def test_a_try_taken_for_lost_cannot_undo_a_later_one(server: etcd.Server, run: 
             await store.append(_record(2, members=2), "r")
         async with _open(server, run) as store:
             assert store.remembered.record == _record(2, members=2)
+
+    asyncio.run(body())
+
+
+@needs_etcd
+def test_killed_at_any_instant_it_holds_what_was_stored_or_is_being_stored(
+    server: etcd.Server, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view of several parts, and a life that ends after any number of questions."""
+    monkeypatch.setattr(lease, "PART_BYTES", 64)
+
+    async def body() -> None:
+        epoch = 0
+        for questions in range(8):
+            stored = epoch
+            async with _open(server, run) as store:
+                ask = store._etcd.ask
+                store._etcd.ask = _dead_after(questions, ask)  # type: ignore[method-assign]
+                with contextlib.suppress(NotStored):
+                    await store.append(_record(epoch + 1, members=5), "r")
+                    stored = epoch + 1
+                store._etcd.ask = ask  # type: ignore[method-assign]
+            async with _open(server, run) as store:
+                past = store.remembered
+                assert past.boot == 2 * questions + 2
+                found = 0 if past.record is None else past.record.epoch
+                assert stored <= found <= stored + 1
+                epoch = found
+        assert epoch > 0
 
     asyncio.run(body())
 

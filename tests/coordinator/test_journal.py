@@ -308,3 +308,57 @@ def _fill(path: Path) -> None:
 def _append_many(log: Journal) -> None:
     for epoch in range(2, 100):
         log.append(_record(epoch), "run")
+
+
+# ---------------------------------------------------------------- killed at any instant
+
+
+class _KilledError(BaseException):
+    """SIGKILL: nothing after it takes effect."""
+
+
+def _dies_at(patched: pytest.MonkeyPatch, call: int, half: bool) -> None:
+    """From the call-th change of the file system on none happens; with `half` that one does in
+    part, if it writes."""
+    left = [call]
+
+    def doomed(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def change(*args: object, **named: object) -> object:
+            left[0] -= 1
+            if left[0] >= 0:
+                return real(*args, **named)
+            if left[0] == -1 and half and name == "pwrite":
+                fd, data, offset = args
+                real(fd, data[: len(data) // 2], offset)  # type: ignore[index, arg-type]
+            raise _KilledError
+
+        patched.setattr(owner, name, change)
+
+    for name in ("pwrite", "fsync", "ftruncate", "posix_fallocate"):
+        doomed(os, name)
+    for name in ("rename", "unlink", "mkdir"):
+        doomed(Path, name)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_killed_at_any_instant_it_holds_what_was_stored_or_is_being_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool
+) -> None:
+    monkeypatch.setattr(journal, "COMPACT_BYTES", 250)  # so that files are replaced, too
+    epoch, boot = 0, 0
+    for call in range(40):
+        stored = epoch
+        with monkeypatch.context() as patched, contextlib.suppress(_KilledError):
+            _dies_at(patched, call, half)
+            with Journal(tmp_path) as log:
+                for _ in range(4):
+                    log.append(_record(epoch + 1), "run")
+                    stored = epoch = epoch + 1
+        past = _reopened(tmp_path)
+        found = 0 if past.record is None else past.record.epoch
+        assert stored <= found <= stored + 1, call
+        assert past.boot > boot, "no life counts as another's"
+        epoch, boot = found, past.boot
+    assert epoch > 60, "most were stored"
