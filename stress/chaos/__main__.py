@@ -33,19 +33,29 @@ def main() -> int:
     add("--seconds", type=float, help="the same, in seconds")
     add("--seed", type=int, help="default: of the clock")
     add("--world", type=int, metavar="N", help="members at the beginning, 2 to 12")
+    add("--repeat", type=Path, metavar="SCHEDULE", help="do what this schedule.jsonl tells")
     add("--out", type=Path, default=Path("build/chaos"), help="a folder (default %(default)s)")
     args = parser.parse_args()
     seed = time.time_ns() % 1_000_000 if args.seed is None else args.seed
     seconds = 60.0 * args.minutes if args.seconds is None else args.seconds
     if args.profile == "ops":
         return ops.run(seconds, seed)
-    profile = PROFILES[args.profile]
+    name, faults = args.profile, []
+    if args.repeat is not None:
+        old = conclude.schedule(args.repeat)
+        name, seed, seconds, faults = (
+            old.began.profile,
+            old.began.seed,
+            old.began.seconds,
+            old.faults,
+        )
+    profile = PROFILES[name]
     if args.world is not None:
         if not 2 <= args.world <= 12:
             parser.error("--world: from 2 to 12")
         profile = replace(profile, world=args.world, ceiling=max(args.world, profile.ceiling))
-    asyncio.run(Storm(args.profile, profile, seed, seconds, args.out).run())
-    again = f"python -m stress.chaos --profile {args.profile} --seconds {seconds:g} --seed {seed}"
+    asyncio.run(Storm(name, profile, seed, seconds, args.out, faults).run())
+    again = f"python -m stress.chaos --profile {name} --seconds {seconds:g} --seed {seed}"
     again += "" if args.world is None else f" --world {args.world}"
     return conclude.conclude(args.out, again)
 

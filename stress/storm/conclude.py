@@ -15,6 +15,18 @@ def read(folder: Path) -> History:
         return history.of(records.parse_all(log))
 
 
+def schedule(path: Path) -> History:
+    """What was done in a storm. Raises ValueError for a file that is no schedule of one."""
+    with path.open() as file:
+        log = records.parse_all(file)
+    made = [one for one in log if isinstance(one, records.Began | records.Fault)]
+    if len(made) < 2 or not isinstance(made[0], records.Began):
+        raise ValueError(f"{path}: no schedule of a storm")
+    found = History(made, made[0])
+    found.faults += [one for one in made if isinstance(one, records.Fault)]
+    return found
+
+
 def judged(folder: Path, command: str) -> tuple[History, list[Verdict]]:
     """Writes report.html, too."""
     found = read(folder)

@@ -33,7 +33,7 @@ from stress.storm.records import (
 MARGIN_S = 5.0  # by which a call may outlive its deadline: this machine has other work
 LEAVE_S = 30.0  # `leave` waits no longer, nor than its deadline
 JOIN_S = 60.0  # the time-out that members give `join`
-AT_ONCE_S = 1.0  # who goes so soon after another is no way for it
+AT_ONCE_S = 1.0  # who tells of its end so soon after another's may have gone before it
 PROGRESS_S = 10.0  # somebody ends a step in every such stretch
 CALM_STEPS = 3  # that all take when the faults are over
 CLOSE_S = 5.0  # a link with a wrong byte is closed
@@ -147,20 +147,27 @@ def expulsions(history: History) -> Wrongs:
         lost = membership.lost
         if lost is not None:
             faults = history.faults_on(lost.who, lost.at - reach, lost.at)
-            seemed_dead = any(f.kind == "stop" for f in faults) or _is_cut_off(history, membership)
-            if lost.error != "Evicted" or not seemed_dead:
+            was_stopped = any(f.kind == "stop" for f in faults)
+            soon = [m.ended - lost.at for m in history.memberships]  # these may have been gone
+            is_cut_off = any(
+                _is_cut_off(history, membership, apart_s)
+                for apart_s in (0.0, *(s for s in soon if 0.0 < s <= AT_ONCE_S))
+            )
+            # Who was stopped beyond an op's deadline may miss the coordinator before it comes back.
+            may_be = ("Evicted", "CoordinatorLost") if was_stopped else ("Evicted",)
+            if lost.error not in may_be or not (was_stopped or is_cut_off):
                 kinds = sorted({f.kind for f in faults})
                 yield f"{lost.who} at {lost.at:.1f} s: {lost.error}, after {kinds}: {lost.text}"
 
 
-def _is_cut_off(history: History, one: Membership) -> bool:
+def _is_cut_off(history: History, one: Membership, apart_s: float) -> bool:
     """Whether it had lost its link to a member, and whoever else there was had lost that to one of
     the two: nobody was left to pass frames on. A link that broke is not used again as long as both
-    ends stay."""
+    ends stay. apart_s: whose end is no later after its own is not counted."""
     there = [
         m
         for m in history.memberships
-        if m.who != one.who and m.joined.at < one.ended < m.ended - AT_ONCE_S
+        if m.who != one.who and m.joined.at < one.ended < m.ended - apart_s
     ]
     broken = {
         frozenset((a.who, b.who))
