@@ -244,7 +244,7 @@ class Communicator(Collectives):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             self.leave()
         else:
             self.close()  # a program that failed leaves at once; the others go on without it

@@ -13,6 +13,7 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
+    def leave(self) -> None: ...
     def _after_fork_in_child(self) -> None: ...
 
 
@@ -24,8 +25,13 @@ def register(communicator: Forkable) -> None:
     _living.add(communicator)
 
 
+def living() -> list[Forkable]:
+    """Those that nobody has let go of, closed ones included."""
+    return list(_living)
+
+
 def _in_child() -> None:
-    for communicator in list(_living):
+    for communicator in living():
         communicator._after_fork_in_child()
 
 

@@ -246,6 +246,21 @@ def test_an_exception_in_the_block_closes(address: str) -> None:
     members[0].leave()
 
 
+def test_an_exit_with_0_in_the_block_leaves(address: str) -> None:
+    """As a SIGTERM under `pccl run` does; any other exit is a failure, and closes."""
+    with crew(address, 3, group="exits") as members:
+        failed, done = members.pop(), members.pop()
+        with pytest.raises(SystemExit), failed:
+            raise SystemExit(1)
+        assert not failed._control.mailbox.left
+        ended = start(lambda: members[0].all_reduce(np.ones(3)))
+        work = done.all_reduce(np.ones(3), async_op=True)
+        with pytest.raises(SystemExit), done:
+            raise SystemExit(0)
+        assert done._control.mailbox.left
+        assert work.wait().contributors_min == ended.result(10.0).contributors_min == 2
+
+
 def test_close_ends_those_who_wait(address: str) -> None:
     members = join_all(address, 2, group="closing")
     x = np.ones(3)

@@ -14,7 +14,6 @@ import importlib.util
 import math
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import assert_never
@@ -23,6 +22,7 @@ from pccl_py import arguments, config
 from pccl_py.errors import UsageError
 from pccl_py.launch import environment, events, policy, reach, supervise
 from pccl_py.launch.logs import Terminal
+from pccl_py.launch.process import PYTHON_WORKER
 from pccl_py.protocol import endpoint
 
 WORKERS_MAX = 1024
@@ -35,6 +35,10 @@ its own; its address is printed, so that others can join."""
 _EPILOG = """\
 A worker that dies when all others have finished is not started again. One that was started again
 and waits to join a run without members is ended after --alone-timeout; both count as failures.
+
+SIGTERM, sent to one worker or (Ctrl-C, SIGTERM to `pccl run`) to all, raises SystemExit(0) in a
+Python worker: it finishes the op it is in, leaves its run, and exits with 0, so that the others
+lose nothing; after --grace it is killed. A handler that the script installs replaces this.
 
 exit status: 0 all workers ended with 0; 1 a worker failed for good; 2 usage; 130, 143 stopped by
 Ctrl-C, SIGTERM"""
@@ -192,7 +196,7 @@ def _command(args: argparse.Namespace) -> tuple[str, ...]:
         top = script.partition(".")[0]
         if not _is_module(top):
             raise UsageError(f"-m {script}: no module named {top!r}")
-        return (sys.executable, "-m", script, *args.args)
+        return (*PYTHON_WORKER, "-m", script, *args.args)
     path = Path(script)
     if path.is_dir() and not (path / "__main__.py").is_file():
         raise UsageError(f"{script}: that is a directory, not a script")
@@ -200,7 +204,7 @@ def _command(args: argparse.Namespace) -> tuple[str, ...]:
         raise UsageError(f"{script}: no such script")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{script}: may not be read")
-    return (sys.executable, script, *args.args)
+    return (*PYTHON_WORKER, script, *args.args)
 
 
 def _is_module(name: str) -> bool:

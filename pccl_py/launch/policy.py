@@ -260,7 +260,7 @@ def _exited(state: State, event: Exited, now: float) -> tuple[State, tuple[Actio
     assert worker.phase is Phase.RUNNING, worker
     life_s = now - worker.since
     worker = replace(worker, status=event.status)
-    if event.status == 0:
+    if event.status == 0 and not state.stranded:  # else our SIGTERM ended it well
         return _done(state, worker)
     if state.stop is not None:
         return _finish_if_over(_put(state, replace(worker, phase=Phase.STOPPED)), ())

@@ -21,6 +21,7 @@ from types import TracebackType
 from pccl_py.errors import ResourceError
 
 _HERE = Path(__file__).parent
+PYTHON_WORKER = (sys.executable, str(_HERE / "worker.py"))  # before a script, or -m and a module
 _BARE_PYTHON = (sys.executable, "-I", "-S")  # no site, no user environment: starts in 20 ms
 
 
@@ -73,10 +74,14 @@ class WorkerProcess:
         self.pid = self._popen.pid
 
     def signal(self, signum: int) -> None:
-        """Sends a signal to the whole group; nothing happens if it is gone. Before `reap` only."""
+        """SIGKILL goes to the whole group, any other signal to the worker alone, which may need
+        what it has started to finish. Nothing happens if it is gone. Before `reap` only."""
         # Everybody ended, or became another user (sudo) and is not ours to end.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signum)
+            if signum == signal.SIGKILL:
+                os.killpg(self.pid, signum)
+            else:
+                os.kill(self.pid, signum)
 
     def reap(self) -> int:
         """Ends what is left of the group, then reaps the worker. Returns its status.
