@@ -63,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--state-dir",
         metavar="DIR",
-        type=Path,
+        type=_directory,
         help="where views are journaled (default: none); one coordinator at a time acts on it",
     )
     add(
@@ -125,6 +125,12 @@ def run(args: argparse.Namespace) -> int:
     ):
         runner.run(server.serve(shell, _announce, state.initial(pure), machine.step))
     return 0
+
+
+def _directory(text: str) -> Path:
+    if not text:  # Path("") is the current one: an unset variable in a script
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def _etcd(urls: str | None, timers: config.Timers) -> etcd_store.Place | None:

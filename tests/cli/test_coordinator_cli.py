@@ -287,6 +287,7 @@ def test_a_killed_coordinators_own_directory_is_swept_by_the_next(tmp_path: Path
         (("coordinator", "--log-level", "loud"), "argument --log-level"),
         (("coordinator", "--run", "x" * 200), "--run="),
         (("coordinator", "--bind", "127.0.0.1:0", "--state-dir", __file__), "is not a directory"),
+        (("coordinator", "--state-dir", ""), "argument --state-dir: the name is empty"),
         (("status", "--run", "x" * 200), "--run="),
         (("status", "--run", ""), "--run="),
     ],
