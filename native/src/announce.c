@@ -337,7 +337,7 @@ static const char *on_ready(pc_core *core, uint32_t from, const struct pc_header
     uint64_t id = pc_op_id(header);
     if (pc_op_is_past(core, id))
         return NULL;
-    struct pc_op *op = pc_op_get(core, id, PC_OPS_ANNOUNCED_MAX);
+    struct pc_op *op = pc_op_told(core, id, from);
     if (!op)
         return "more ops announced than allowed";
     uint32_t place = op->state == PC_RUNNING ? pc_place(op->context, from) : 0;
@@ -378,7 +378,7 @@ const char *pc_frame_arrived(pc_core *core, uint32_t from, const struct pc_heade
             pc_pool_put(&core->pool, buffer);
         return NULL;
     }
-    struct pc_op *op = pc_op_get(core, id, PC_OPS_ANNOUNCED_MAX);
+    struct pc_op *op = pc_op_told(core, id, from);
     if (!op) {
         if (buffer)
             pc_pool_put(&core->pool, buffer);

@@ -68,7 +68,7 @@ uint32_t pc_core_epoch(const pc_core *core) {
 }
 
 int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, uint64_t now_ns) {
-    struct pc_op *op = pc_op_get(core, op_id, PC_OPS_TABLE_MAX);
+    struct pc_op *op = pc_op_get(core, op_id);
     if (!op)
         return PCCL_RESOURCE;
     if (op->state != PC_FOREIGN)

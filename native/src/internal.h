@@ -159,9 +159,11 @@ static inline bool pc_owner_only(int kind) {
 }
 
 struct pc_op *pc_op_find(const pc_core *core, uint64_t id);
-/* Finds or makes (PC_FOREIGN), with at most `others` in the table before; NULL beyond that or when
- * memory is out. */
-struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others);
+/* Finds or makes (PC_FOREIGN) the op that the caller submits. NULL: too many, or out of memory. */
+struct pc_op *pc_op_get(pc_core *core, uint64_t id);
+/* The same for an op that a frame of this member speaks of. One member makes known as many as it
+ * may have in flight itself; the table has room for those of several, and for ours. */
+struct pc_op *pc_op_told(pc_core *core, uint64_t id, uint32_t from);
 void pc_op_forget(pc_core *core, struct pc_op *op);
 void pc_op_free(struct pc_op *op); /* its memory alone */
 /* Turns a foreign op into a running one. PCCL_OK, PCCL_RESOURCE, PCCL_USAGE (too many segments). */

@@ -19,13 +19,8 @@ struct pc_op *pc_op_find(const pc_core *core, uint64_t id) {
     return NULL;
 }
 
-struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others) {
-    struct pc_op *op = pc_op_find(core, id);
-    if (op)
-        return op;
-    if (core->op_count >= others)
-        return NULL;
-    op = calloc(1, sizeof *op);
+static struct pc_op *new_op(pc_core *core, uint64_t id) {
+    struct pc_op *op = calloc(1, sizeof *op);
     if (!op)
         return NULL;
     if (core->epoch) {
@@ -37,7 +32,7 @@ struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others) {
     }
     op->id = id;
     op->parked_tail = &op->parked;
-    op->first_from = op->odd_from = PC_NO_INDEX;
+    op->told_by = op->first_from = op->odd_from = PC_NO_INDEX;
     struct pc_op **bucket = &core->buckets[bucket_of(id)];
     op->hash_next = *bucket;
     *bucket = op;
@@ -48,6 +43,24 @@ struct pc_op *pc_op_get(pc_core *core, uint64_t id, uint32_t others) {
         core->ops_head = op;
     core->ops_tail = op;
     core->op_count++;
+    return op;
+}
+
+struct pc_op *pc_op_get(pc_core *core, uint64_t id) {
+    struct pc_op *op = pc_op_find(core, id);
+    return op || core->op_count >= PC_OPS_TABLE_MAX ? op : new_op(core, id);
+}
+
+struct pc_op *pc_op_told(pc_core *core, uint64_t id, uint32_t from) {
+    struct pc_op *op = pc_op_find(core, id);
+    struct pc_pair *pair = core->pairs[from];
+    if (op || core->op_count >= PC_OPS_ANNOUNCED_MAX || pair->told >= PCCL_OPS_MAX)
+        return op;
+    op = new_op(core, id);
+    if (op) {
+        op->told_by = from;
+        pair->told++;
+    }
     return op;
 }
 
@@ -126,6 +139,9 @@ int pc_op_start_running(pc_core *core, struct pc_op *op, const struct pccl_op *a
     op->result.op = op->id;
     op->result.contributors_min = UINT32_MAX;
     op->state = PC_RUNNING;
+    if (op->told_by != PC_NO_INDEX)
+        core->pairs[op->told_by]->told--;
+    op->told_by = PC_NO_INDEX;
     core->running_count++;
     if (op->deadline_ns < core->deadline_ns)
         core->deadline_ns = op->deadline_ns;

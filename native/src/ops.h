@@ -60,6 +60,7 @@ struct pc_pair {
     struct pc_queue parts; /* on a long path, those of large ops */
     uint32_t parts_ahead;  /* went since the last of bulk */
     struct pc_queue lazy;  /* what nobody waits for: it rides along, or goes after PC_LAZY_NS */
+    uint32_t told;         /* ops that it made known and that are not submitted here */
     uint32_t links_up;
     bool is_long;   /* milliseconds away, and more */
     bool wanted;    /* there are frames and no link, and the shell has not been told */
@@ -190,6 +191,7 @@ struct pc_op {
     struct pc_desc desc_first,
         desc_odd;                  /* the first to arrive, and the first that differs from it */
     uint32_t first_from, odd_from; /* ring indices; PC_NO_INDEX: none */
+    uint32_t told_by;              /* who made it known, while it is not submitted here; or none */
     uint32_t next_run; /* ring: members known to have submitted, counted from the successor on */
     struct pc_buffer *parked;
     struct pc_buffer **parked_tail;

@@ -59,7 +59,7 @@ static struct pc_pair *take_old(pc_core *core, uint64_t peer) {
 static void empty(struct pc_pair *pair, uint32_t index) {
     pair->index = index;
     pair->urgent.count = pair->bulk.count = pair->parts.count = pair->lazy.count = 0;
-    pair->parts_ahead = 0;
+    pair->parts_ahead = pair->told = 0;
     pair->eager = 0;
     pair->wanted = false;
     pair->via = index;

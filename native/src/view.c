@@ -92,7 +92,7 @@ static void reset_op(struct pc_op *op) {
     op->mismatched = false;
     op->queued_count = op->values_queued = 0;
     op->known_count = 0;
-    op->first_from = op->odd_from = PC_NO_INDEX;
+    op->told_by = op->first_from = op->odd_from = PC_NO_INDEX;
     op->next_run = 0;
     op->opened = 0;
     free(op->acked);

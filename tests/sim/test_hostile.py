@@ -119,6 +119,20 @@ def test_ops_that_others_announce_leave_room_for_ours(core: ModuleType) -> None:
         cluster.submit(victim, Submission(number, 4, 0), np.zeros(1, np.int64))
 
 
+def test_who_announces_too_many_ops_leaves_room_for_those_of_others(core: ModuleType) -> None:
+    cluster = Cluster(core, 3, 1)
+    cluster.install_first()
+    victim = cluster.nodes[0]
+    say(cluster, 1, victim, b"".join(ready(core, NAMED | n, 8, AUTO, 3) for n in range(9, 1033)))
+    assert not cluster.bad
+    say(cluster, 1, victim, ready(core, NAMED | 5000, 8, AUTO, 3))
+    assert "more ops announced than allowed" in cluster.bad[0]
+    say(cluster, 2, victim, b"".join(ready(core, NAMED | n, 8, AUTO, 3) for n in range(2000, 3024)))
+    assert len(cluster.bad) == 1
+    for number in range(1, 1025):
+        cluster.submit(victim, Submission(number, 4, 0), np.zeros(1, np.int64))
+
+
 def test_frames_parked_with_an_op_that_ended_are_freed(core: ModuleType) -> None:
     """A member that is no neighbour on the ring sends values of ops all the same."""
     cluster = Cluster(core, 4, 1)
