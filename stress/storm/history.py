@@ -81,6 +81,14 @@ class History:
         for life in self.lives.values():
             yield from life.memberships
 
+    def without_coordinator_s(self, start: float, end: float) -> float:
+        """Seconds of [start, end] in which none listened."""
+        return sum(
+            max(0.0, min(end, self.healed.get(f.number, math.inf)) - max(start, f.at))
+            for f in self.faults
+            if f.kind == "coordinator"
+        )
+
     def faults_on(self, who: str, since: float, until: float) -> list[Fault]:
         """Faults that it suffered or that lasted in [since, until]."""
         return [

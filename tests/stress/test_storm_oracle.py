@@ -102,9 +102,9 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("a call that never returns", "no call outlives its deadline", lambda log: [*log, STRAY]),
     ("a leave that takes a minute", "no call outlives its deadline",
      changed(Left, lambda one: one.who == "p3", at=84.0)),
-    ("ten seconds without a step", "the run makes progress in every 10 s",
+    ("ten seconds without a step", "the run makes progress in every 10 s with a coordinator",
      without(lambda one: isinstance(one, Stepped) and 5.0 < one.at < 16.0)),
-    ("nobody ever joins", "the run makes progress in every 10 s",
+    ("nobody ever joins", "the run makes progress in every 10 s with a coordinator",
      without(lambda one: isinstance(one, Joined | Stepped | Synced | Left | Lost))),
     ("no step when all is healed", "all are current when the faults are over",
      without(lambda one: isinstance(one, Stepped) and one.who == "p3" and one.at > 21.2)),
@@ -161,6 +161,26 @@ def test_who_is_stopped_is_given_that_time() -> None:
     assert failed(log) == []  # 21.5 s less 5 s
     log = changed(Stepped, of_p1(24), ops=(replace(late, seconds=23.0),), began=0.5)(healthy())
     assert failed(log) == ["no call outlives its deadline"]
+
+
+def test_time_without_a_coordinator_is_no_standstill() -> None:
+    """It was away from 7.0 to 7.8 s; a step at 16.5 s follows the one at 6.0 s."""
+    silent = without(lambda one: isinstance(one, Stepped) and 6.0 < one.at < 16.5)
+    assert "progress" not in " ".join(failed(silent(healthy())))
+    longer = without(lambda one: isinstance(one, Stepped) and 5.5 < one.at < 16.5)
+    assert "progress" in " ".join(failed(longer(healthy())))
+
+
+def test_a_coordinator_that_was_away_for_long_may_be_missed() -> None:
+    away = [Fault(14.0, 80, "coordinator", (), 0.0), Healed(20.0, 80)]
+    lost = Lost(22.9, "p3", "CoordinatorLost", "", 3, 28)
+    expelled = "nobody is expelled who did not seem dead"
+    assert expelled in failed([*healthy(), lost])
+    assert expelled not in failed([*healthy(), *away, lost])
+    late = changed(Stepped, of_p1(20), ops=(op("all_reduce", "DeadlineExceeded"),))
+    fails = "an op fails only when it lost whom it needs"
+    assert fails in failed(late(healthy()))
+    assert fails not in failed(late([*healthy(), *away]))
 
 
 def test_who_has_lost_its_last_way_may_be_expelled() -> None:
