@@ -3,12 +3,14 @@ the test; `installed` says whether there is one here."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 installed = shutil.which("etcd") is not None
 
@@ -20,7 +22,6 @@ class Server:
         """ports: two free ones, for clients and for peers."""
         self._folder = folder
         self.url, self._peer_url = (f"http://127.0.0.1:{port}" for port in ports)
-        self._port = ports[0]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -36,15 +37,13 @@ class Server:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
         until = time.monotonic() + 30
         while True:
-            try:
-                socket.create_connection(("127.0.0.1", self._port), 1).close()
-                return
-            except OSError:
-                ended = self._process.poll() is not None
-                if ended or time.monotonic() > until:
-                    log_text = (self._folder / "etcd.log").read_text(errors="replace")
-                    raise AssertionError(f"etcd does not start: {log_text[-2000:]}") from None
-                time.sleep(0.05)
+            with contextlib.suppress(OSError), urlopen(f"{self.url}/health", timeout=5) as answer:
+                if json.loads(answer.read())["health"] == "true":  # it has a leader
+                    return
+            if self._process.poll() is not None or time.monotonic() > until:
+                log_text = (self._folder / "etcd.log").read_text(errors="replace")
+                raise AssertionError(f"etcd does not start: {log_text[-2000:]}")
+            time.sleep(0.05)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """A signal; after SIGKILL it is reaped, after SIGSTOP all its threads stand."""

@@ -85,7 +85,7 @@ async def _acquire(
             if not patient:
                 raise
             holder, news = None, f"standing by: {_text(error)}"
-        if news and news != said:
+        if standby and news and news != said:  # else the error says it, in one line
             _log.info("%s", encoding.printable(news))
         said = news
         if holder is not None and not standby and clock() >= refuse_at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import signal
 import socket
@@ -132,13 +133,18 @@ def test_who_has_lost_its_lease_changes_nothing(server: etcd.Server, run: str) -
 
 
 @needs_etcd
-def test_a_second_one_is_refused_and_a_standby_waits(server: etcd.Server, run: str) -> None:
+def test_a_second_one_is_refused_and_a_standby_waits(
+    server: etcd.Server, run: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
     async def body() -> None:
         async with _open(server, run) as first, asyncio.TaskGroup() as group:
             guard = group.create_task(first.guard())
             with pytest.raises(Busy, match=r"another coordinator acts on .*, pid \d+\)"):
                 async with _open(server, run):
                     pass
+            assert "standing by" not in caplog.text, "the error is the one line"
             entered = asyncio.Event()
 
             async def stand_by() -> None:
@@ -149,6 +155,7 @@ def test_a_second_one_is_refused_and_a_standby_waits(server: etcd.Server, run: s
             standby = group.create_task(stand_by())
             await asyncio.sleep(3 * etcd_store.POLL_MIN_S)
             assert not entered.is_set()
+            assert "standing by: " in caplog.text
             guard.cancel()
             await first.resign()
             await standby
