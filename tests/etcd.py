@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 installed = shutil.which("etcd") is not None
 
@@ -35,9 +35,13 @@ class Server:
         ]  # fmt: skip
         with (self._folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
+        direct = build_opener(ProxyHandler({}))
         until = time.monotonic() + 30
         while True:
-            with contextlib.suppress(OSError), urlopen(f"{self.url}/health", timeout=5) as answer:
+            with (
+                contextlib.suppress(OSError),
+                direct.open(f"{self.url}/health", timeout=5) as answer,
+            ):
                 if json.loads(answer.read())["health"] == "true":  # it has a leader
                     return
             if self._process.poll() is not None or time.monotonic() > until:
