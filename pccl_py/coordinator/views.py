@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pccl_py.coordinator import routes, topology, verdicts
+from pccl_py.coordinator import claims, routes, topology, verdicts
 from pccl_py.coordinator.events import Journal
 from pccl_py.coordinator.state import (
     EDGE_GRACE_S,
@@ -29,6 +29,8 @@ from pccl_py.coordinator.state import (
 )
 from pccl_py.protocol.messages import Answer, Bye, EvictedMsg, Flush, Install, OpStatus
 from pccl_py.types import GroupRecord, Member, Outcome, PeerId, Record, op_text
+
+TOO_LATE = "a timed-out op was not repaired here in time"
 
 
 def advance(turn: Turn) -> None:
@@ -154,9 +156,9 @@ def _conclude(turn: Turn, flush: FlushRun) -> None:
     state = turn.state
     record = state.record
     assert record is not None
-    laggards = _laggards(state, flush, turn.now)
-    answers = {p: flush.answers[p] for p in state.living() if p not in laggards}
-    stay = _who_stays(state, answers, laggards)
+    expelled = _expelled(state, flush, turn.now)
+    answers = {p: flush.answers[p] for p in state.living() if p not in expelled}
+    stay = _who_stays(state, answers, expelled)
     groups = []
     rolled: dict[OpKey, Rolled] = {}
     for old in record.groups:
@@ -202,6 +204,16 @@ def _rolled(
     return rolled
 
 
+def _expelled(state: State, flush: FlushRun, now: float) -> dict[PeerId, str]:
+    """Living members that the next view is better without, and why."""
+    assert state.record is not None
+    expelled = dict.fromkeys(_laggards(state, flush, now), TOO_LATE)
+    for group in state.record.groups:
+        answers = {p: a for p, a in flush.answers.items() if state.members[p].group == group.group}
+        expelled |= dict.fromkeys(claims.unbelieved(answers), claims.CONTRADICTED)
+    return expelled
+
+
 def _laggards(state: State, flush: FlushRun, now: float) -> frozenset[PeerId]:
     """Members that have not repaired an op whose second deadline has passed too. If nobody in the
     group has, it is not their fault that they have not, and nobody is expelled."""
@@ -223,7 +235,7 @@ def _laggards(state: State, flush: FlushRun, now: float) -> frozenset[PeerId]:
 
 
 def _who_stays(
-    state: State, answers: Mapping[PeerId, Answer], laggards: frozenset[PeerId]
+    state: State, answers: Mapping[PeerId, Answer], expelled: Mapping[PeerId, str]
 ) -> _Stay:
     assert state.record is not None
     soft = state.soft
@@ -232,8 +244,7 @@ def _who_stays(
     for peer in answers:
         by_group.setdefault(state.members[peer].group, []).append(peer)
     left: list[PeerId] = []
-    evicted = dict(soft.gone)
-    evicted.update((peer, "a timed-out op was not repaired here in time") for peer in laggards)
+    evicted = {**soft.gone, **expelled}
     excluded = _excluded(state, answers)
     chosen: dict[str, routes.Choice] = {}
     for group, peers in by_group.items():

@@ -31,9 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     field = [scene for scene in FIELD if options.scene in scene.name]
     half = end - (30 * options.minutes if field else 0)
     good = True
-    for scene in whole:
-        if time.monotonic() < half:
-            good &= _searched(scene, options.limit)
+    for number, scene in enumerate(whole):
+        if time.monotonic() >= half:
+            print(f"{len(whole) - number} of {len(whole)} scenes not searched: no time left")
+            break
+        good &= _searched(scene, options.limit)
     for number, scene in enumerate(field):
         seconds = max(0.0, end - time.monotonic()) / (len(field) - number)
         good &= _wandered(scene, options.seed, seconds)

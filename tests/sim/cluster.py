@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from pccl_py.coordinator import claims
+from pccl_py.protocol import messages
+from pccl_py.types import OnLoss, PeerId
 from tests.sim.coordinator import ABORT, RUNNING, Answer, Flush, Row, Verdict
 from tests.sim.programs import Memory, Submission, memory_of
 
@@ -65,7 +68,31 @@ class Node:
     complaints: dict[int, str] = field(default_factory=dict)
 
 
+def message(answer: Answer, ring: list[int]) -> messages.Answer:
+    """What the product's coordinator would get."""
+    ops = tuple(
+        messages.OpReport(
+            op=op,
+            status=messages.OpStatus(row.status),
+            segments=len(row.final),
+            final=sum(have << i for i, have in enumerate(row.final)).to_bytes(
+                (len(row.final) + 7) // 8, "little"
+            ),
+            on_loss=OnLoss(row.on_loss),
+            root=PeerId(row.root),
+            among=bytes(m in row.among for m in ring) if op >> 33 else b"",
+            timed_out=row.timed_out,
+            code=row.code,
+            text="",
+        )
+        for op, row in answer.ops.items()
+    )
+    return messages.Answer(1, answer.submitted, answer.stable[0], (), ops, (), leaving=False)
+
+
 class Cluster:
+    honest = True  # all say what is so
+
     def __init__(
         self,
         core: ModuleType,
@@ -432,8 +459,9 @@ class Cluster:
             stable[report.contexts[i].context] = report.contexts[i].stable
         ops = {report.ops[i].op: self.row(report.ops[i]) for i in range(report.op_count)}
         assert len(ops) == report.op_count
+        submitted = report.submitted
         self.lib.pc_core_report_free(report)
-        return Answer(stable, ops)
+        return Answer(stable, ops, submitted)
 
     def row(self, row: Any) -> Row:
         def bits(pointer: Any, count: int) -> list[bool]:
@@ -481,6 +509,9 @@ class Cluster:
     def repair_with(self, answers: dict[int, Answer], *, shuffle: bool = False) -> None:
         """The next view, from these answers."""
         answers = {i: a for i, a in answers.items() if self.nodes[i].alive}
+        if self.honest:
+            told = {PeerId(i): message(a, self.ring) for i, a in answers.items()}
+            assert not claims.unbelieved(told), f"honest answers are believed: {told}"
         ring = [i for i in self.ring if i in answers]
         for i in list(ring):
             node = self.nodes[i]

@@ -41,6 +41,7 @@ class Answer:
 
     stable: dict[int, int]  # per context
     ops: dict[int, Row]
+    submitted: int = 0  # unnamed ops of the whole group
 
 
 @dataclass

@@ -27,6 +27,8 @@ POOL_MAX = 512 + 200 + 10 * 32
 class Hostile(Cluster):
     """A cluster in which the traffic of some members goes through a Wire."""
 
+    honest = False
+
     def __init__(self, core: ModuleType, world: int, seed: int, evil: set[int], rate: float):
         super().__init__(core, world, seed, links=1 + seed % 2, checksum=seed % 3 > 0)
         self.evil, self.rate, self.module = evil, rate, core
