@@ -116,6 +116,9 @@ static void check_memory(const struct fz_world *world, const struct fz_member *m
     for (uint32_t i = 0; i < FZ_ENDS_MAX; i++)
         up += member->ends[i].up;
     FZ_CHECK(stats.ops_running == running && stats.links_up == up);
+    struct pccl_inspection seen;
+    pc_core_inspect(member->core, world->now_ns, &seen);
+    FZ_CHECK(seen.running == running && seen.count <= running);
 }
 
 static void check_deadline(const struct fz_member *member) {
