@@ -46,6 +46,11 @@ class Embedded:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def status(self) -> int | None:
+        """Its exit status, minus the signal that ended it; None until it was reaped."""
+        return self._process.returncode
+
     def stop(self) -> None:
         """End the coordinator and reap it: SIGTERM, after 5 s SIGKILL. Idempotent."""
         _end(self._process)

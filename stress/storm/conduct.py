@@ -106,8 +106,8 @@ class Storm:
             self._measure_coordinator("after")
         finally:
             self._own.stop()
-            status = self._own._process.returncode
-            self._book.note(Exited(self._book.now(), "coordinator", status))
+            assert self._own.status is not None
+            self._book.note(Exited(self._book.now(), "coordinator", self._own.status))
 
     async def _start_coordinator(self) -> None:
         self._own = await asyncio.to_thread(
@@ -141,7 +141,7 @@ class Storm:
         return Standing(
             members,
             processes=len(self._crew.living),
-            waiting=sum(not life.peer for life in living),
+            waiting=tuple(life.who for life in living if not life.peer and life.pidfd >= 0),
             stopped=sum(life.is_stopped for life in living),
             pairs=frozenset(self._pairs),
             is_coordinator_up=self._book.now() - self._coordinator_since > self.detection_s,
@@ -161,7 +161,8 @@ class Storm:
             await asyncio.sleep(max(0.0, fault.at + shift - self._book.now()))
             there = [self._crew.lives[who] for who in fault.whom if who in self._crew.lives]
             if fault.kind == "join" or (
-                len(there) == len(fault.whom) and all(life.is_member for life in there)
+                len(there) == len(fault.whom)
+                and all(life.is_member or fault.kind == "stillborn" for life in there)
             ):
                 await self._strike(Draw(fault.kind, fault.whom, fault.seconds))
 
@@ -173,9 +174,10 @@ class Storm:
         self._book.note(Fault(self._book.now(), number, drawn.kind, whom, drawn.seconds))
         lives = [self._crew.lives[who] for who in whom]
         match drawn.kind:
-            case "kill":
-                lives[0].is_going = True
-                lives[0].signal(signal.SIGKILL)
+            case "kill" | "stillborn":
+                for life in lives:
+                    life.is_going = True
+                    life.signal(signal.SIGKILL)
             case "leave":
                 lives[0].tell_to_leave()
             case "stop" | "nap":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stress.storm.history import History, Membership
+from stress.storm.nemesis import LINKS
 from stress.storm.records import Fault, Stepped
 
 LOSING = ("kill", "stop")  # after these there is a new view without it
@@ -31,7 +32,7 @@ def recoveries(history: History) -> list[Recovery]:
             end
             for membership in history.memberships
             if membership.joined.at <= fault.at < membership.ended
-            and (membership.who not in fault.whom or len(fault.whom) == 2)
+            and (membership.who not in fault.whom or fault.kind in LINKS)
             and (end := _again(membership, fault)) is not None
         ]
         if ends:

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 
 from stress.storm.profiles import Profile
 
+KILLS = ("kill", "stillborn")
+LINKS = ("cut", "hold", "slow", "corrupt")  # whom: the two ends
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """members: by name, able to act; processes: that live, newcomers and stopped ones included;
-    waiting: of those, on their way in; stopped: members that are; pairs: links that have a fault;
-    is_coordinator_up: and has been for a while: ops that have lost somebody wait for it."""
+    waiting: by name, those of them that are on their way in; stopped: members that are; pairs:
+    links that have a fault; is_coordinator_up: and has been for a while, since ops that have lost
+    somebody wait for it."""
 
     members: tuple[str, ...]
     processes: int
-    waiting: int
+    waiting: tuple[str, ...]
     stopped: int
     pairs: frozenset[frozenset[str]]
     is_coordinator_up: bool
@@ -51,8 +55,13 @@ def draw(rng: random.Random, profile: Profile, now: Standing, detection_s: float
             return Draw(kind)
         case "coordinator":  # and now and then again, as soon as it is back
             return Draw(kind, (), rng.choice((0.0, 0.0, 0.0, rng.uniform(0.01, 1.0))))
-        case "kill" | "leave":
+        case "kill":  # now and then two at once
+            count = 2 if rng.random() < 0.25 and len(now.members) > profile.floor + 1 else 1
+            return Draw(kind, tuple(rng.sample(now.members, count)))
+        case "leave":
             return Draw(kind, (rng.choice(now.members),))
+        case "stillborn":
+            return Draw(kind, (rng.choice(now.waiting),))
         case "stop":  # for dead it is taken
             return Draw(kind, (rng.choice(now.members),), detection_s * rng.uniform(1.3, 2.0))
         case "nap":  # short enough for nobody to mind
@@ -74,7 +83,7 @@ def _pair(rng: random.Random, now: Standing) -> tuple[str, ...]:
 
 
 def _can_join(profile: Profile, now: Standing) -> bool:
-    return now.processes < profile.ceiling and now.waiting < 3
+    return now.processes < profile.ceiling and len(now.waiting) < 3
 
 
 def _can_spare(profile: Profile, now: Standing) -> bool:
@@ -90,6 +99,10 @@ def _has_links(profile: Profile, now: Standing) -> bool:
     return profile.proxied and len(now.members) >= 3 and len(now.pairs) < len(now.members) / 4
 
 
+def _has_newcomers(profile: Profile, now: Standing) -> bool:
+    return bool(now.waiting)
+
+
 def _has_coordinator(profile: Profile, now: Standing) -> bool:
     return now.is_coordinator_up
 
@@ -97,6 +110,7 @@ def _has_coordinator(profile: Profile, now: Standing) -> bool:
 _POSSIBLE: Mapping[str, Callable[[Profile, Standing], bool]] = {
     "join": _can_join,
     "kill": _can_spare,
+    "stillborn": _has_newcomers,
     "leave": _can_spare,
     "stop": _can_stop,
     "nap": _can_stop,

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from pccl_py.report.oracle import Verdict
 from stress.storm.history import History, Life, Membership
+from stress.storm.nemesis import KILLS, LINKS
 from stress.storm.records import (
     Calling,
     Closed,
@@ -184,7 +185,7 @@ def _is_cut_off(history: History, one: Membership, apart_s: float) -> bool:
     broken = {
         frozenset((a.who, b.who))
         for fault in history.faults
-        if len(fault.whom) == 2 and fault.at <= one.ended
+        if fault.kind in LINKS and fault.at <= one.ended
         for a in (one, *there)
         for b in there
         if {a.who, b.who} == set(fault.whom) and fault.at >= max(a.joined.at, b.joined.at)
@@ -278,9 +279,9 @@ def recovery(history: History) -> Wrongs:
 
 
 def newcomers(history: History) -> Wrongs:
-    """Who was started becomes a member: the nemesis leaves newcomers alone."""
+    """Who was started becomes a member, unless it was killed on its way in."""
     for life in history.lives.values():
-        if not life.memberships:
+        if not life.memberships and not _was_killed(history, life.who):
             yield f"{life.who}, started at {life.spawned:.1f} s, never joined"
 
 
@@ -294,10 +295,14 @@ def coordinator(history: History) -> Wrongs:
 # ---------------------------------------------------------------- what is left
 
 
+def _was_killed(history: History, who: str) -> bool:
+    return any(f.kind in KILLS for f in history.faults_on(who, 0.0, math.inf))
+
+
 def exits(history: History) -> Wrongs:
     """Who was killed ends by that; everybody else, the coordinator too, with status 0."""
     for life in history.lives.values():
-        killed = any(f.kind == "kill" for f in history.faults_on(life.who, 0.0, math.inf))
+        killed = _was_killed(history, life.who)
         wanted = -9 if killed else 0
         if life.exited is None:
             yield f"{life.who} did not end"

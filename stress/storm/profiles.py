@@ -27,6 +27,7 @@ class Profile:
 _STORM = {
     "join": 5.0,
     "kill": 3.0,
+    "stillborn": 2.0,  # killed on its way in
     "leave": 1.0,
     "stop": 0.6,
     "nap": 1.0,
