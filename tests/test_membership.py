@@ -261,6 +261,16 @@ def test_an_exit_with_0_in_the_block_leaves(address: str) -> None:
         assert work.wait().contributors_min == ended.result(10.0).contributors_min == 2
 
 
+def test_who_ends_without_leaving_is_dead_to_the_others(address: str) -> None:
+    members = join_all(address, 2, group="forgotten")
+    epoch = members[0].epoch
+    del members[1:]
+    gc.collect()  # as at the end of a program
+    assert members[0].all_reduce(np.ones(3)).contributors_max == 1
+    assert members[0].epoch > epoch
+    members[0].leave()
+
+
 def test_close_ends_those_who_wait(address: str) -> None:
     members = join_all(address, 2, group="closing")
     x = np.ones(3)
