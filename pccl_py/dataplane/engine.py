@@ -18,7 +18,7 @@ from typing import Any
 from pccl_py.dataplane import rows
 from pccl_py.dataplane._pccl import ffi as _ffi
 from pccl_py.dataplane._pccl import lib as _lib
-from pccl_py.dataplane.op import Blocks, Op
+from pccl_py.dataplane.op import Op
 from pccl_py.dataplane.results import NO_INFO, Result, Stats, no_port, with_blame
 from pccl_py.errors import Evicted, PcclError, ResourceError, UsageError, from_code
 from pccl_py.peer.events import (
@@ -32,19 +32,18 @@ from pccl_py.peer.events import (
     OpTimedOut,
     PathsMeasured,
 )
-from pccl_py.types import Kind, OpInfo, Path, PeerId, Phase, Record, Route, op_text
+from pccl_py.types import OpInfo, Path, PeerId, Phase, Record, Route, op_text
 
 ffi: Any = _ffi
 lib: Any = _lib
 
-_OP, _TICKET, _POINTER = map(ffi.typeof, ("struct pccl_op *", "struct pccl_ticket *", "void *"))
+_TICKET = ffi.typeof("struct pccl_ticket *")
 
 SCRATCH_BYTES = 64 << 20
 SEGMENTS_MAX = 65536
 SEGMENT_BYTES_MAX = 512 << 10
 BUFFER_BYTES_MAX = SEGMENTS_MAX * SEGMENT_BYTES_MAX
 ROUTES = tuple(route.name.lower() for route in Route)
-TIMEOUT_NS_MAX = 1 << 62
 CALLS_END_S = 5.0  # a call takes a slice of a wait, and those of failed ops end at once
 CALLS_LOOK_S = 0.001
 CLOSED = "the communicator was closed before the op ended"
@@ -251,7 +250,7 @@ class Engine:
         until there is a result of `ticket`, a new one. Raises UsageError (memory that is in flight,
         too many blocks), ResourceError (too many in flight)."""
         check_size(op)
-        row, _keep = _op_row(op, timeout_s)
+        row, _keep = rows.op_row(op, timeout_s)
         cell = ticket.cell
         try:
             self._calls.add(ticket)
@@ -395,48 +394,6 @@ def check_size(op: Op) -> None:
             f"the buffers have {nbytes} bytes; {BUFFER_BYTES_MAX} ({SEGMENTS_MAX} segments) is "
             "most for one op: pass it in parts"
         )
-
-
-def _blocks(buffers: Blocks, count: int) -> Any:
-    """An array of pccl_block, or NULL."""
-    if not buffers:
-        return ffi.NULL
-    blocks = ffi.new("struct pccl_block[]", count)
-    for row, buffer in zip(blocks, buffers, strict=True):
-        if buffer is not None and buffer.count:
-            row.data, row.count = ffi.cast(_POINTER, buffer.address), buffer.count
-    return blocks
-
-
-def _op_row(op: Op, timeout_s: float) -> tuple[Any, Any]:
-    """The C form of an op, and what must live as long as that is read. It begins as zeroes; only
-    what differs is set, for most ops have little of it and each field costs as much as a call."""
-    row, keep = ffi.new(_OP), None
-    kind, out, source = op.kind, op.out, op.input
-    row.kind, row.dtype, row.weight = kind, op.dtype, op.weight
-    row.timeout_ns = max(1, min(int(timeout_s * 1e9), TIMEOUT_NS_MAX))
-    if out is not None:
-        row.data = ffi.cast(_POINTER, out.address)
-    if source is not None:
-        row.input = ffi.cast(_POINTER, source.address)
-    size = out or source
-    if size is not None and kind <= Kind.REDUCE:
-        row.count = size.count
-    if op.reduce:
-        row.reduce = op.reduce
-    if op.root:
-        row.root_peer = op.root
-    if op.peers:
-        count = len(op.peers)
-        peers = ffi.new("uint64_t[]", op.peers)
-        keep = peers, _blocks(op.sends, count), _blocks(op.receives, count)
-        row.peer_count = count
-        row.peers, row.sends, row.receives = keep
-    if op.context or op.name:
-        row.context, row.name = op.context, op.name
-    if op.strict or op.route:
-        row.strict, row.route = op.strict, op.route
-    return row, keep
 
 
 def _refused(status: int) -> PcclError:

@@ -1,4 +1,4 @@
-"""What the C engine tells, row by row, as typed values (layer 3).
+"""The C engine's structs as typed values, and ops as its structs (layer 3).
 
 Part of `engine`: the other file in which cffi's untyped objects (`Any`) live. It calls nothing of
 the engine and keeps nothing.
@@ -9,11 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from pccl_py.dataplane._pccl import ffi as _ffi
+from pccl_py.dataplane.op import Blocks, Op
 from pccl_py.peer.events import Inspected
 from pccl_py.protocol.messages import OpReport, OpStatus
 from pccl_py.types import Kind, OnLoss, OpInFlight, PeerId, Phase
 
 ffi: Any = _ffi
+
+_OP, _POINTER = map(ffi.typeof, ("struct pccl_op *", "void *"))
+TIMEOUT_NS_MAX = 1 << 62
 
 
 def text(field: Any) -> str:
@@ -56,3 +60,48 @@ def _flight(row: Any) -> OpInFlight:
         awaited_count=row.awaited_count,
         timed_out=bool(row.timed_out),
     )
+
+
+# ---------------------------------------------------------------- ops, for the engine
+
+
+def _blocks(buffers: Blocks, count: int) -> Any:
+    """An array of pccl_block, or NULL."""
+    if not buffers:
+        return ffi.NULL
+    blocks = ffi.new("struct pccl_block[]", count)
+    for row, buffer in zip(blocks, buffers, strict=True):
+        if buffer is not None and buffer.count:
+            row.data, row.count = ffi.cast(_POINTER, buffer.address), buffer.count
+    return blocks
+
+
+def op_row(op: Op, timeout_s: float) -> tuple[Any, Any]:
+    """The C form of an op, and what must live as long as that is read. It begins as zeroes; only
+    what differs is set, for most ops have little of it and each field costs as much as a call."""
+    row, keep = ffi.new(_OP), None
+    kind, out, source = op.kind, op.out, op.input
+    row.kind, row.dtype, row.weight = kind, op.dtype, op.weight
+    row.timeout_ns = max(1, min(int(timeout_s * 1e9), TIMEOUT_NS_MAX))
+    if out is not None:
+        row.data = ffi.cast(_POINTER, out.address)
+    if source is not None:
+        row.input = ffi.cast(_POINTER, source.address)
+    size = out or source
+    if size is not None and kind <= Kind.REDUCE:
+        row.count = size.count
+    if op.reduce:
+        row.reduce = op.reduce
+    if op.root:
+        row.root_peer = op.root
+    if op.peers:
+        count = len(op.peers)
+        peers = ffi.new("uint64_t[]", op.peers)
+        keep = peers, _blocks(op.sends, count), _blocks(op.receives, count)
+        row.peer_count = count
+        row.peers, row.sends, row.receives = keep
+    if op.context or op.name:
+        row.context, row.name = op.context, op.name
+    if op.strict or op.route:
+        row.strict, row.route = op.strict, op.route
+    return row, keep
