@@ -43,17 +43,17 @@ def _of_ops(answers: Mapping[PeerId, Answer]) -> frozenset[PeerId]:
         for report in answer.ops:
             reports.setdefault((report.op, report.among), {})[peer] = report
     found: set[PeerId] = set()
+    fewest = min(answer.submitted for answer in answers.values())
     for (op, _), alike in reports.items():
         claimants = {p for p, report in alike.items() if report.status is OpStatus.STABLE}
         if not claimants:
             continue
         deniers = {p for p, report in alike.items() if _lacks(report)}
-        everybody = len(alike)
-        if not context_of(op) and not is_named(op):
+        of_all = not context_of(op) and not is_named(op)
+        if of_all and op > fewest:
             deniers |= {peer for peer, answer in answers.items() if answer.submitted < op}
-            everybody = len(answers)
-        if deniers:
-            found |= _judged(claimants, deniers, everybody)
+        if deniers:  # who is silent on an op of all says by its `stable` that it has ended
+            found |= _judged(claimants, deniers, len(answers if of_all else alike))
     return frozenset(found)
 
 

@@ -206,10 +206,11 @@ def _rolled(
 
 def _expelled(state: State, flush: FlushRun, now: float) -> dict[PeerId, str]:
     """Living members that the next view is better without, and why."""
-    assert state.record is not None
     expelled = dict.fromkeys(_laggards(state, flush, now), TOO_LATE)
-    for group in state.record.groups:
-        answers = {p: a for p, a in flush.answers.items() if state.members[p].group == group.group}
+    by_group: dict[str, dict[PeerId, Answer]] = {}
+    for peer, answer in flush.answers.items():
+        by_group.setdefault(state.members[peer].group, {})[peer] = answer
+    for answers in by_group.values():
         expelled |= dict.fromkeys(claims.unbelieved(answers), claims.CONTRADICTED)
     return expelled
 

@@ -30,6 +30,7 @@ def lacks(submitted: int) -> Answer:
         ({A: answer(stable=4), B: lacks(3), C: answer(stable=4)}, "B"),
         ({A: answer(ended(4, STABLE)), B: lacks(3)}, "A"),
         ({A: answer(ended(4, STABLE)), B: lacks(4)}, ""),
+        ({A: answer(ended(4, STABLE)), B: answer(running(4, "0")), C: answer(stable=4)}, "B"),
         ({A: answer(ended(NAMED, STABLE)), B: answer(running(NAMED, "10"))}, "A"),
         ({A: answer(ended(NAMED, STABLE)), B: answer()}, ""),
         ({A: answer(ended(SUB, STABLE)), B: answer(running(SUB, "01")), C: answer()}, "A"),
