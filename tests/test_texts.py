@@ -128,7 +128,7 @@ def test_who_times_out_is_told_how_the_op_stood(pair: Crew) -> None:
 
 def test_a_lost_peer_an_eviction_and_a_lost_coordinator_tell_how_the_op_stood() -> None:
     with embedded.start() as own:
-        three = join_all(own.address, 3, deadline_s=4.0)
+        three = join_all(own.address, 3, deadline_s=3.0)
         try:
             works = [c.broadcast(np.zeros(30), src=2, async_op=True) for c in three[:2]]
             name = str(three[2].members[2])

@@ -60,15 +60,15 @@ def test_status_names_who_has_not_submitted_and_who_is_stopped(
 
 
 def test_an_op_that_takes_long_gets_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    with coordinator() as address, crew(address, 2, deadline_s=4.0) as (one, two):
+    with coordinator() as address, crew(address, 2, deadline_s=6.0) as (one, two):
         with caplog.at_level(logging.WARNING, logger="pccl"):
             began = time.monotonic()
             work = one.all_reduce(np.zeros(5), name="late", async_op=True)
             until(lambda: "'late'" in caplog.text)
-            assert time.monotonic() - began >= 1.0  # the detection time of such a deadline
+            assert time.monotonic() - began >= 1.5  # the detection time of such a deadline
             two.all_reduce(np.zeros(5), name="late")
             work.wait(10.0)
-        (line,) = (r.getMessage() for r in caplog.records if "'late'" in r.getMessage())
-        assert line.startswith("all_reduce 'late' has not ended for 1.")
+        line, *_ = (r.getMessage() for r in caplog.records if "'late'" in r.getMessage())
+        assert line.startswith("all_reduce 'late' has not ended for ")
         assert "waiting for members to submit it, 40 of 40 bytes missing, awaiting " in line
         assert line.endswith(str(two.members[two.rank]))
