@@ -60,15 +60,19 @@ static int on_loss(const struct pc_op *op) {
     }
 }
 
-/* Of an exchange: from which members nothing more is to come. */
+/* Of an exchange: from which members nothing more is to come. What is to come from who is no member
+ * any more is missing here. */
 static void put_exchange(const pc_core *core, const struct pc_op *op, uint8_t *bits) {
     for (uint32_t i = 0; i < core->world; i++)
         set_bit(bits, i);
     for (uint32_t s = 0; s < op->stream_count; s++) {
         const struct pc_stream *stream = &op->streams[s];
+        if (!stream->in_left)
+            continue;
         uint32_t index = pc_ring_index(core, stream->peer);
-        if (stream->in_left && index != PC_NO_INDEX)
-            bits[index / 8] &= (uint8_t)~(1u << index % 8);
+        if (index == PC_NO_INDEX)
+            index = core->self;
+        bits[index / 8] &= (uint8_t)~(1u << index % 8);
     }
 }
 

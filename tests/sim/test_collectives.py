@@ -242,3 +242,18 @@ def test_a_relay_for_one_who_does_not_reach_two(core: ModuleType) -> None:
                 cluster.offer(cluster.nodes[1], link, 1 << 16)
         cluster.settle()
         assert oracle.check(cluster, [sub]) == 1
+
+
+def test_what_was_to_come_from_who_is_gone_is_missing(core: ModuleType) -> None:
+    """A receive submitted while stopped, from a source that is in no view any more: nobody may take
+    it for held by all."""
+    cluster = Cluster(core, 3, 1)
+    cluster.install_first()
+    cluster.kill(2)
+    cluster.repair()
+    node = cluster.nodes[0]
+    cluster.flush(node)
+    op = 5 << 33 | 1
+    pair = ((8, 8, 8),) * 3
+    cluster.begin(node, Submission(op, INT64, 0, kind=SEND, root=0, peers=(2, 0), pair=pair))
+    assert not all(cluster.answer(node).ops[op].final)
