@@ -200,7 +200,10 @@ def _suspect(turn: Turn, peer: PeerId, other: PeerId, reason: str) -> None:
 def answered(turn: Turn, peer: PeerId, message: Answer) -> None:
     """A member has stopped in this epoch and says how its ops stand; the newest answer counts."""
     flush = turn.soft.flush
-    if flush is None or peer not in flush.asked:
+    if flush is None:  # a Flush of a former life was read only after this life's greeting (R14)
+        turn.soft = replace(turn.soft, stopped=True)
+        return
+    if peer not in flush.asked:
         return
     turn.soft = replace(
         turn.soft,
@@ -335,6 +338,9 @@ def _bury(turn: Turn, dead: dict[PeerId, str], forgotten: list[PeerId]) -> None:
     )
     for peer, reason in dead.items():
         turn.note("lost", ("peer", str(state.members[peer])), ("reason", reason))
+    if not turn.state.living_count:  # no view follows that would tell them
+        for peer, reason in soft.gone.items():
+            turn.send(peer, Bye() if reason == LEFT else EvictedMsg(reason))
 
 
 def deadlines(state: State) -> list[float]:
