@@ -27,7 +27,7 @@ import stat
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,8 @@ _BOOT = struct.Struct("<Q")
 _PAYLOAD_BYTES_MAX = encoding.MESSAGE_BYTES_MAX + 1
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+Sync = Callable[[int], None]
+
 
 class Journal:
     """An open, locked journal. `remembered.boot` is this life's boot number, already durable.
@@ -53,10 +55,13 @@ class Journal:
     One owner; every call blocks for a disk write or two. Close it, or leave its `with` block.
     """
 
-    def __init__(self, state_dir: Path) -> None:
-        """Raises Busy (in use by another coordinator), UsageError (damaged, another version's, or
+    def __init__(self, state_dir: Path, *, sync: Sync | None = None) -> None:
+        """sync: makes a file's bytes durable, given its descriptor; fsync, but in simulations.
+
+        Raises Busy (in use by another coordinator), UsageError (damaged, another version's, or
         open to everybody), ResourceError (the operating system refused; errno kept)."""
         self._path = state_dir / "journal"
+        self._sync: Sync = sync or _fsync
         self._fd = self._lock_fd = -1
         self._end = 0  # bytes of whole entries
         self._is_suspect = False  # an fsync of this file has failed
@@ -121,7 +126,7 @@ class Journal:
             self._check_ours()
             try:  # zeros are no entry: if we die here they are a torn tail
                 _write(self._fd, bytes(self._wanted_bytes), self._end)
-                os.fsync(self._fd)
+                self._sync(self._fd)
             finally:
                 self._cut()
 
@@ -144,7 +149,7 @@ class Journal:
             self._cut()
             raise
         try:
-            os.fsync(self._fd)
+            self._sync(self._fd)
         except OSError:
             self._is_suspect = True
             raise
@@ -157,7 +162,7 @@ class Journal:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             _write(fd, data, 0)
-            os.fsync(fd)
+            self._sync(fd)
             fresh.rename(self._path)
         except BaseException:
             os.close(fd)
@@ -238,6 +243,10 @@ def _view(record: Record, run: str) -> bytes:
 
 def _entry(payload: bytes) -> bytes:
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _fsync(fd: int) -> None:
+    os.fsync(fd)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
