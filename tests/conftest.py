@@ -39,7 +39,12 @@ def fresh_core(outdir: Path) -> Path:
 @pytest.fixture(scope="session")
 def core(request: pytest.FixtureRequest) -> ModuleType:
     """The cffi module of the pure core and the kernels: `core.lib` and `core.ffi`."""
-    path = fresh_core(request.config.getoption("--core-dir"))
+    return load_core(request.config.getoption("--core-dir"))
+
+
+def load_core(outdir: Path = ROOT / "build" / "core") -> ModuleType:
+    """That module, built there if missing or stale."""
+    path = fresh_core(outdir)
     spec = importlib.util.spec_from_file_location(build.CORE_MODULE, path)
     assert spec is not None
     assert spec.loader is not None

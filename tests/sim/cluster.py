@@ -18,6 +18,7 @@ import numpy as np
 from pccl_py.coordinator import claims
 from pccl_py.protocol import messages
 from pccl_py.types import OnLoss, PeerId
+from tests.sim import cores
 from tests.sim.coordinator import ABORT, RUNNING, Answer, Flush, Row, Verdict
 from tests.sim.programs import Memory, Submission, memory_of
 
@@ -129,18 +130,9 @@ class Cluster:
         self.rows = self.ffi.new("struct pccl_inspection *")
         self.where = self.ffi.new("uint8_t **")
         for i in range(world):
-            config = self.ffi.new(
-                "struct pc_core_config *",
-                {
-                    "peer": 1000 + i,
-                    "scratch_bytes": scratch,
-                    "segment_bytes_min": segment,
-                    "segment_bytes_max": segment,
-                    "small_bytes": small,
-                    "checksum_payload": int(checksum),
-                },
+            handle = cores.new_core(
+                core, 1000 + i, segment=segment, scratch=scratch, small=small, checksum=checksum
             )
-            handle = self.ffi.gc(self.lib.pc_core_new(config), self.lib.pc_core_free)
             self.nodes.append(Node(i, 1000 + i, handle))
         for one in self.nodes:
             for other in self.nodes[one.index + 1 :]:
@@ -179,36 +171,16 @@ class Cluster:
     def install(
         self, node: Node, verdicts: dict[int, Verdict], stable: int, *, fresh: bool = False
     ) -> None:
-        ffi, world = self.ffi, len(self.ring)
-        place = self.ring.index(node.index)
-        members = ffi.new("struct pccl_member[]", [{"peer": self.nodes[i].peer} for i in self.ring])
-        cuts = [tuple(self.ring.index(i) for i in edge) for edge in self.cuts]
-        edges = ffi.new("struct pccl_edge[]", cuts)
-        keep: list[Any] = [members]
-        rows = ffi.new("struct pccl_verdict[]", max(1, len(verdicts)))
-        for row, (op, (outcome, holders, status, text)) in zip(
-            rows, verdicts.items(), strict=False
-        ):
-            row.op, row.outcome, row.status = op, outcome, status
-            array = ffi.new("int32_t[]", holders)
-            blob = ffi.new("char[]", text.encode())
-            keep += [array, blob]
-            row.holder_count, row.holders, row.text = len(holders), array, blob
-        view = ffi.new(
-            "struct pccl_view *",
-            {
-                "epoch": self.epoch,
-                "fresh": int(fresh),
-                "self": place,
-                "member_count": world,
-                "members": members,
-                "cut_count": len(cuts),
-                "cuts": edges,
-                "stable": stable,
-                "verdict_count": len(verdicts),
-                "verdicts": rows,
-                **self.routes(),
-            },
+        view, _keep = cores.view_row(
+            self.ffi,
+            epoch=self.epoch,
+            fresh=fresh,
+            place=self.ring.index(node.index),
+            peers=[self.nodes[i].peer for i in self.ring],
+            cuts=[tuple(self.ring.index(i) for i in edge) for edge in self.cuts],
+            stable=stable,
+            verdicts=[(op, *verdict) for op, verdict in verdicts.items()],
+            **self.routes(),
         )
         assert self.lib.pc_core_set_view(node.core, view, self.now) == 0
         node.epoch, node.stopped = self.epoch, False
@@ -244,44 +216,9 @@ class Cluster:
         node.memories[sub.op_id] = memory
         if memory.data is not None:
             node.buffers[sub.op_id] = memory.data
-        keep: list[Any] = []
-        op = self.ffi.new(
-            "struct pccl_op *",
-            {
-                "kind": memory.kind or sub.kind,
-                "dtype": sub.dtype,
-                "reduce": sub.reduce,
-                "root_peer": 1000 + sub.root if sub.has_root else 0,
-                "data": self.address(memory.data),
-                "input": self.address(memory.input),
-                "count": next((a.size for a in (memory.data, memory.input) if a is not None), 0),
-                "name": sub.name,
-                "context": sub.context,
-                "route": sub.route,
-                "strict": int(sub.strict),
-                "weight": sub.weight(node.index),
-                "timeout_ns": 10_000_000_000,
-                "sends": self.blocks(memory.sends, keep),
-                "receives": self.blocks(memory.receives, keep),
-            },
-        )
-        if sub.needs_peers:
-            keep.append(self.ffi.new("uint64_t[]", [1000 + i for i in memory.peers]))
-            op.peers, op.peer_count = keep[-1], len(memory.peers)
+        op, _keep = cores.op_row(self.ffi, sub, memory, node.index, 10_000_000_000)
         assert self.lib.pc_core_submit(node.core, op, sub.op_id, self.now) == 0
         self.drain(node)
-
-    def address(self, array: np.ndarray | None) -> Any:
-        if array is None or not array.size:
-            return self.ffi.NULL
-        return self.ffi.from_buffer(array)
-
-    def blocks(self, arrays: list[np.ndarray | None] | None, keep: list[Any]) -> Any:
-        if arrays is None:
-            return self.ffi.NULL
-        rows = [(self.address(a), 0 if a is None else a.size) for a in arrays]
-        keep += [self.ffi.new("struct pccl_block[]", rows), rows]
-        return keep[-2]
 
     def ended(self, node: Node, op: int) -> None:
         """The memory is the caller's again: what the engine reads or writes there now is wrong."""

@@ -6,6 +6,7 @@ Every value of an op is drawn from (op, from whom, for whom), so the oracle can 
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,8 @@ class Submission:
     root: of send and recv, the destination. peers: participants in rank order, () the whole group:
     for kinds that need a list, those in the view in which a member submits it. size: elements of a
     tensor; pair: elements from one to another, [from][to], of blocks [whose][whose]. weights: by
-    member. separate: the result goes elsewhere than the input lies.
+    member. separate: the result goes elsewhere than the input lies. salt: tells ops with equal ids
+    apart, those of two lines.
     """
 
     op_id: int
@@ -50,6 +52,7 @@ class Submission:
     pair: tuple[tuple[int, ...], ...] = ()
     weights: tuple[float, ...] = ()
     separate: bool = False
+    salt: int = 0
 
     @property
     def context(self) -> int:
@@ -106,13 +109,17 @@ class Memory:
             array.view(np.uint8)[:] = SCRIBBLE
 
     def is_as_scribbled(self) -> bool:
-        return all((array.view(np.uint8) == SCRIBBLE).all() for array in self.arrays())
+        return all(a.tobytes().count(SCRIBBLE) == a.nbytes for a in self.arrays())
 
 
 def values(sub: Submission, source: int, target: int, size: int) -> Array:
     """What `source` has for `target` in this op."""
-    rng = np.random.default_rng((sub.op_id, source, target))
-    return rng.integers(1, 100, size).astype(NUMPY[sub.dtype])
+    return _drawn(sub.dtype, size, sub.op_id, source, target, sub.salt).copy()
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _drawn(dtype: int, size: int, *marks: int) -> Array:
+    return np.random.default_rng(marks).integers(1, 100, size).astype(NUMPY[dtype])
 
 
 def old(sub: Submission, size: int) -> Array:
