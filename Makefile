@@ -17,7 +17,7 @@ CHECKED := $(patsubst native/src/%.c,build/check/%.o,$(wildcard native/src/*.c))
 SAY := @printf '%s\n'
 
 .DELETE_ON_ERROR:
-.PHONY: help setup preflight demo test check properties endurance model stress bench mpi asan tsan fuzz corpus callgrind dist clean
+.PHONY: help setup preflight demo test check properties endurance model sim sim-nightly stress bench mpi asan tsan fuzz corpus callgrind dist clean
 
 help:
 	$(SAY) "make setup   the virtual environment, PyTorch, the extension (the others call it)" \
@@ -26,6 +26,7 @@ help:
 	       "make check   style, types, C warnings" \
 	       "make properties, make endurance   two of its tests at length, some minutes" \
 	       "make model   the protocol searched at length, MINUTES=10" \
+	       "make sim     simulated runs for 90 s; SEED=7 STEPS=300: one, told; make sim-nightly: 100,000" \
 	       "make stress  chaos among real processes, judged: MINUTES=1 SEED=N PROFILE=storm" \
 	       "make bench   collectives beside gloo, MPI and a bare C ring, into bench-results/" \
 	       "make mpi     MPICH and Open MPI for it, into build/mpi/" \
@@ -84,6 +85,13 @@ endurance: setup
 
 model: setup
 	@$(BIN)/python -m tests.model --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+
+# The whole system in one process, many seeds; or one of them, line by line.
+sim: setup
+	@$(BIN)/python -m tests.simulator $(if $(SEED),--seed $(SEED) --steps $(or $(STEPS),0))
+
+sim-nightly: setup
+	@$(BIN)/python -m tests.simulator --first 1000000 --least 100000 --seconds 0
 
 stress: setup
 	@$(BIN)/python -m stress.chaos --minutes $(or $(MINUTES),1) --profile $(or $(PROFILE),storm) \
