@@ -20,8 +20,8 @@ from tests.dataplane.test_engine import PROOF, RUN, engines, finish, install, re
 from tests.dataplane.test_hostile_link import LIAR, greet, view_of
 from tests.sim.wire import HEADER, MARK, PART, READY, TYPES, descriptor, frame
 
-SILENCE_MS = 700
-PAUSE_S = 3 * SILENCE_MS / 1000
+SILENCE_MS = 560
+PAUSE_S = 2.5 * SILENCE_MS / 1000
 
 
 def made(peer: int, silence_ms: int = 0) -> Engine:
@@ -92,7 +92,7 @@ def test_who_says_nothing_loses_its_link_whatever_it_takes_in(core: ModuleType) 
     for end in ends:
         lost = end.result(30.0)
         assert lost.other == LIAR
-        assert "nothing was heard for 0.7 s" in lost.reason
+        assert "nothing was heard for 0.6 s" in lost.reason
 
 
 def test_heartbeats_come_as_often_as_asked_and_between_frames(core: ModuleType) -> None:
