@@ -8,7 +8,8 @@ thrown away whole with the view. `Turn` is one step under way; it never leaves `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 
 from pccl_py.coordinator.events import Action, Connection, Note, Send
 from pccl_py.protocol.messages import (
@@ -225,6 +226,10 @@ class State:
         return tuple(peer for peer in self.members if peer not in self.soft.gone)
 
 
+_NAMES = tuple(each.name for each in fields(State))
+_VALUES = attrgetter(*_NAMES)
+
+
 def initial(config: Config) -> State:
     """The state before the first event, which must be `Started`."""
     return State(config, run=config.run)
@@ -244,7 +249,10 @@ class Turn:
 
     @soft.setter
     def soft(self, soft: Soft) -> None:
-        self.state = replace(self.state, soft=soft)
+        # Set for each message of each member; `replace` would ask every field what it is.
+        values = dict(zip(_NAMES, _VALUES(self.state), strict=True))
+        values["soft"] = soft
+        self.state = State(**values)
 
     def send(self, peer: PeerId, message: FromCoordinator) -> None:
         """To a peer that is connected; to one that is not, nothing: Hello brings it up to date."""

@@ -247,9 +247,8 @@ def _install(turn: Turn, record: Record) -> None:
         _fail(turn, Code.EVICTED, text)
         return
     held = state.standing is not None
-    grown = state.record is None or any(
-        state.record.member(member.peer) is None for member in record.members
-    )
+    known = set() if state.record is None else {member.peer for member in state.record.members}
+    grown = any(member.peer not in known for member in record.members)
     turn.resume_at()
     state = turn.state
     verdicts = {v.op: v for v in record.of_group(state.identity.group).verdicts}
