@@ -6,15 +6,19 @@ core. A rule may live in several places; each place that the others do not stand
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from tests.coordinator import test_routes
+import pytest
+
+from tests.coordinator import test_journal, test_routes
 from tests.mutants.catch import Catcher, Script, Search, Sim, Unit
 from tests.mutants.patch import Edits
 from tests.peer import test_machine as peer_tests
 from tests.sim import test_cluster, test_lines, test_views
-from tests.sim.test_collectives import deaths, hasty, refresh
+from tests.sim.test_collectives import deaths, hasty
 
 RULES = tuple(f"R{number}" for number in range(1, 28))
 NOT_SWITCHED_OFF = {
@@ -58,7 +62,12 @@ def _entering_is_passing() -> None:
     peer_tests.test_hold_from_ask_and_stand_at_the_target(peer_tests.a_member())
 
 
-DEATHS, HASTY, REFRESH = Sim(deaths, 40), Sim(hasty, 40), Sim(refresh, 40)
+def _journaled_is_on_disk() -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        test_journal.test_append_is_on_disk_before_it_returns(Path(folder), patched)
+
+
+DEATHS, HASTY = Sim(deaths, 40), Sim(hasty, 40)
 IN_FLIGHT = Sim(test_cluster.test_deaths_in_flight, 60)
 AGAIN = Unit(_requests_are_said_again)
 JOURNALED = "turn.actions.append(Journal(record, state.run))"
@@ -117,6 +126,9 @@ TABLE: tuple[Mutant, ...] = (
     _k("R9", "sent before it is journaled", "views", JOURNALED,
        f"for early in members:\n        turn.send(early, Install(record))\n    {JOURNALED}",
        Search("a death")),
+    _k("R9", "sent before it is on the disk", "journal",
+       "        try:\n            os.fsync(self._fd)\n        except OSError:",
+       "        try:\n            pass\n        except OSError:", Unit(_journaled_is_on_disk)),
     _k("R10", "an abort is in one view only", "verdicts",
        "{v.op: v for v in case.old.verdicts if v.outcome is Outcome.ABORT}", "{}",
        Script("timeout_abort")),
