@@ -150,7 +150,7 @@ def _bring_up_to_date(turn: Turn, peer: PeerId, message: Hello) -> None:
         turn.send(peer, Flush(state.epoch))
     elif message.epoch == state.epoch:
         if message.stopped:
-            turn.soft = replace(turn.soft, stopped=True)
+            _stands(turn)
         elif state.soft.admission is not None:
             admission.remind(turn, peer)
         elif message.holding is not None:
@@ -201,7 +201,7 @@ def answered(turn: Turn, peer: PeerId, message: Answer) -> None:
     """A member has stopped in this epoch and says how its ops stand; the newest answer counts."""
     flush = turn.soft.flush
     if flush is None:  # a Flush of a former life was read only after this life's greeting (R14)
-        turn.soft = replace(turn.soft, stopped=True)
+        _stands(turn)
         return
     if peer not in flush.asked:
         return
@@ -211,6 +211,11 @@ def answered(turn: Turn, peer: PeerId, message: Answer) -> None:
     )
     for other in message.unreachable:
         _suspect(turn, peer, other, "unreachable")
+
+
+def _stands(turn: Turn) -> None:
+    """A member has stopped for a flush that this life knows nothing of."""
+    turn.soft = replace(turn.soft, stopped=True)
 
 
 Wish = Timeout | Mismatch | Refresh | Leave | Repaired

@@ -156,6 +156,8 @@ TABLE: tuple[Mutant, ...] = (
           "stopped=state.stopped,", "stopped=False,", Search("K crashes, a time-out")),
     _k("R14", "nobody listens to that", "membership",
        "if message.stopped:", "if False:", Search("K crashes, a time-out")),
+    _k("R14", "an answer that was not asked for tells nothing", "membership",
+       "        _stands(turn)\n        return\n", "        return\n", Script("late_flush")),
     _peer("R15", "wishes are told once: Hello", "machine", "_say_wishes(turn)\n    safe_points",
           "safe_points", Search("K crashes, a leave")),
     _peer("R15", "wishes are told once: install", "machine",

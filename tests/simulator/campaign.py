@@ -71,7 +71,11 @@ def run_seeds(first: int, count: int) -> Tally:
     core = load_core()
     tally = Tally()
     for seed in range(first, first + count):
-        run, broken = simulate(core, draw(seed))
+        try:
+            run, broken = simulate(core, draw(seed))
+        except Exception as error:
+            error.add_note(f"in seed {seed}")
+            raise
         tally.seeds += 1
         tally.delivered += run.net.delivered
         tally.longest = max(tally.longest, run.watch.longest)

@@ -278,6 +278,9 @@ class Coordinator:
         except NotStored:
             self.setting.clock.after(RETRY_S, self.gate, self._retry, life)
             return
+        except Crashed:
+            self.crash()
+            return
         self._is_stuck = False
         self._feed(ke.JournalWorks())
 
