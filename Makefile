@@ -119,6 +119,7 @@ bench: setup
 		--in-place yes --out bench-results/all_reduce
 	@$(BIN)/pccl bench --op all --world 4 -b 64K -e 16M -f 16 -n 5 --vs gloo,ceiling,mpich \
 		--out bench-results/all
+	@$(BIN)/pccl bench faults --vs gloo --json bench-results/faults.jsonl
 	@cat bench-results/all_reduce/table.md
 
 # Wheels, each in an environment of its own: they share file names.

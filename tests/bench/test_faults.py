@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from pccl_py.bench.faults import figures, peer
+from pccl_py.bench.faults import cases, figures, peer
 from pccl_py.bench.faults.crowd import answered
 from pccl_py.bench.faults.figures import MAX, About, Figure
 from pccl_py.bench.faults.programme import CASES, Programme, size_of
@@ -128,3 +128,24 @@ def test_what_is_wrong_or_failed_changes_the_end(
         assert play() == 0, "a goal that is missed is no failure"
     assert "0 of 1 goals met" in table.getvalue()
     assert [json.loads(row)["figure"] for row in rows.getvalue().splitlines()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("ended_ms", "redone", "beyond_s"),
+    [(1000, 0.0, 0.0), (1030, 0.4, 0.03), (1230, 0.7, 0.03), (900, 0.2, -0.1)],
+)
+def test_beyond_is_what_neither_the_rest_nor_the_lost_work_takes(
+    ended_ms: int, redone: float, beyond_s: float
+) -> None:
+    """An op of 1 s, begun at 5 s, in which somebody dies half-way."""
+    ms = 1_000_000
+    death = cases._Death(
+        kill_ns=5500 * ms, lost_ns=5510 * ms, flush_ns=5520 * ms, view_ns=5530 * ms,
+        ended_ns=(5000 + ended_ms) * ms, start_ns=5000 * ms, segments=9, redone=redone, wrong=0,
+    )  # fmt: skip
+    tally = cases._Tally()
+    cases._add_death(tally, death, 1.0)
+    found = {name: round(samples[0], 6) for name, samples in tally.samples.items()}
+    assert found["beyond"] == beyond_s
+    assert (found["evidence"], found["detection"], found["flush"]) == (0.01, 0.02, 0.01)
+    assert found["repair"] == round(ended_ms / 1e3 - 0.52, 6)

@@ -6,8 +6,8 @@ it; every value that survivors hold is checked, and that they all hold the same 
 
 What a death costs: *detection* from the kill until the first survivor is told to flush, *repair*
 from then until the last one has the op. *Beyond the lost work* is the time from the kill to that
-end, less what the op would still have taken plus what had to be reduced again: the share of the
-result that lacks the victim, times the op's time without a death.
+end, less what was to be done in any case: the rest of the op as it takes without a death, or, if
+that is longer, the share of the result that had to be reduced again, times the whole op's time.
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ def _add_death(tally: _Tally, death: _Death, usual_s: float) -> None:
         tally.add("flush", (death.view_ns - death.flush_ns) / 1e9)
     tally.add("repair", (death.ended_ns - death.flush_ns) / 1e9)
     after_s = (death.ended_ns - death.kill_ns) / 1e9
-    tally.add("beyond", after_s - death.redone * usual_s)
+    left_s = usual_s - (death.kill_ns - death.start_ns) / 1e9
+    tally.add("beyond", after_s - max(left_s, death.redone * usual_s))
     tally.add("segments", death.segments)
     tally.add("redone", 100 * death.redone)
 

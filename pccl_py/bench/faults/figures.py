@@ -25,7 +25,7 @@ _COLUMNS = (
 class Figure:
     """One figure of a case. bytes: of the op under way, 0 if none matters; unit: "s", or what is
     counted; n: samples; goal: what `goal_of` ("median" or "max") must not exceed, None: reported
-    only; wrong: values that were wrong anywhere in the case; failed: ops that raised."""
+    only; wrong: values that were wrong anywhere in the case (an op that raises ends its case)."""
 
     case: str
     impl: str
@@ -40,13 +40,12 @@ class Figure:
     goal: float | None = None
     goal_of: str = MEDIAN
     wrong: int = 0
-    failed: int = 0
 
     @property
     def is_met(self) -> bool:
         """True also where there is no goal, if nothing was wrong."""
         reached = self.median if self.goal_of == MEDIAN else self.max
-        return not self.wrong and not self.failed and (self.goal is None or reached <= self.goal)
+        return not self.wrong and (self.goal is None or reached <= self.goal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,6 @@ class About:
     bytes: int = 0
     impl: str = "pccl"
     wrong: int = 0
-    failed: int = 0
 
     def of(
         self,
@@ -72,7 +70,7 @@ class About:
         return Figure(
             self.case, self.impl, self.world, self.bytes, figure, unit, len(samples),
             statistics.median(samples), percentile(samples, 0.9), max(samples),
-            goal, goal_of, self.wrong, self.failed,
+            goal, goal_of, self.wrong,
         )  # fmt: skip
 
 
@@ -100,8 +98,7 @@ def line(figure: Figure) -> str:
     goal = ""
     if figure.goal is not None:
         goal = f"{figure.goal_of} {_number(figure.goal, figure.unit)}"
-    bad = [f"{figure.wrong} WRONG"] * bool(figure.wrong)
-    bad += [f"{figure.failed} FAILED"] * bool(figure.failed)
+    bad = f"  {figure.wrong} WRONG" if figure.wrong else ""
     texts = (
         figure.case, figure.impl, str(figure.world),
         sizes.text(figure.bytes) if figure.bytes else "-",
@@ -110,7 +107,7 @@ def line(figure: Figure) -> str:
         goal,
     )  # fmt: skip
     mark = "" if figure.goal is None else " met" if figure.is_met else " NOT MET"
-    return "  " + _joined(texts) + mark + "".join(f"  {word}" for word in bad)
+    return "  " + _joined(texts) + mark + bad
 
 
 def _joined(texts: Sequence[str]) -> str:
