@@ -26,6 +26,7 @@ SHARE_MIN = 0.01
 EXPECTED = (
     *(f"fault: {kind}" for kind in sorted({*KINDS, "k_half", "time-out"})),
     "journal: torn tail cut",
+    "state: elected",
     *(f"corner: {name}" for name in CORNERS),
 )
 

@@ -9,6 +9,7 @@ ends by death, by leaving, or when its membership ends; its slot may then start 
 from __future__ import annotations
 
 import functools
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pccl_py.peer import events as pe
 from pccl_py.peer import machine, state
 from pccl_py.protocol import encoding
 from pccl_py.protocol import messages as m
-from pccl_py.types import Member, PeerId, Record
+from pccl_py.types import Member, Path, PeerId, Record
 from tests.sim.cores import PEER_0
 from tests.simulator import coordinator as k
 from tests.simulator.engine import Engine
@@ -63,6 +64,7 @@ class Process:
         self.failure = 0
         self.has_left = False
         self.resumed: bool | None = None
+        self.elections: dict[int, pe.StateElected] = {}
         # what waits for a turn
         self._backlog: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
         self._messages: deque[bytes] = deque()
@@ -162,6 +164,10 @@ class Process:
                 self.engine.flush(epoch)
             case pe.Resume(grown):
                 self.resumed = grown
+            case pe.StateElected(seq=seq):
+                self.elections[seq] = action
+                assert self.record is not None
+                self.setting.watch.elected(self, self.record.line, action)
             case pe.Left():
                 self.has_left = True
             case pe.Fail(code, text):
@@ -179,8 +185,18 @@ class Process:
         if record.fresh:
             self.submitted = 0
             self.counts.clear()
+            self.elections.clear()
         self.record = record
         self.engine.set_view(record)
+        if self.setting.scenario.far:
+            mates = [member.peer for member in self.group_members() if member.peer != self.peer]
+            self.post(pe.PathsMeasured(tuple(self._path(peer) for peer in mates)))
+
+    def _path(self, peer: PeerId) -> Path:
+        """As both ends measure it, in this run."""
+        ends = (self.setting.scenario.seed, *sorted((self.peer, peer)))
+        drawn = zlib.crc32(repr(ends).encode())
+        return Path(peer, 500 + drawn % 100_000, (1 + drawn % 7) * 20_000_000)
 
     def _tick(self, at: float) -> None:
         if self._timer == at:

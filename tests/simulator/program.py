@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Generator
 
 from pccl_py.peer import events as pe
+from pccl_py.protocol import messages as m
 from pccl_py.types import op_id
 from tests.sim.cores import PEER_0
 from tests.sim.programs import ALL_REDUCE, SEND, Submission, memory_of
@@ -61,6 +62,8 @@ class Program:
                 self.fine = 0
                 self.line = tuple(x.peer - PEER_0 for x in me.group_members())
                 setting.watch.enters_line(me, self.line)
+                if setting.scenario.syncs:
+                    yield from self._sync()
                 if me.begins and not (yield from self._update()):
                     return
                 continue_line = me.record.line == line
@@ -95,6 +98,16 @@ class Program:
         if not came:
             me.trace("was held for too long")
         return came
+
+    def _sync(self) -> Body:
+        """As sync_state, as far as the coordinator sees it; who waits in vain takes it back."""
+        me, rng = self.process, self.setting.random
+        digests = [bytes([rng.randrange(2)] * 16) for _ in range(2)]
+        keys = tuple(m.StateKey(key, digest) for key, digest in zip("ab", digests, strict=True))
+        me.post(pe.WantState(1, rng.randrange(3), keys))
+        came = yield (lambda: 1 in me.elections), self.setting.clock.now + DEADLINE_S
+        if not came:
+            me.post(pe.ForgetState(1))
 
     def _leave(self) -> Body:
         me, clock = self.process, self.setting.clock

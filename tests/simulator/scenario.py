@@ -78,7 +78,8 @@ class Scenario:
     """world: slots at the start. begin: bits of slots whose loops begin with update(); the others'
     end with it. groups: labels that slots take in turn. segment, small, window: bytes of a segment,
     of a small op (0: the default), in flight on one link. delay, think: seconds, of a message and
-    between two rounds. far: members measure long paths. until: when all faults are over."""
+    between two rounds. far: members measure long paths. syncs: a line begins with an election of
+    the shared state. until: when all faults are over."""
 
     seed: int = 0
     world: int = 3
@@ -90,6 +91,7 @@ class Scenario:
     delay: float = 0.004
     think: float = 0.1
     far: bool = False
+    syncs: bool = False
     secret: bool = False
     checksum: bool = True
     until: float = 2.0
@@ -175,6 +177,7 @@ def draw(seed: int) -> Scenario:
         delay=rng.choice((0.001, 0.004, 0.004, 0.02)),
         think=rng.choice((0.02, 0.1, 0.1, 0.2)),
         far=rng.random() < 0.15,
+        syncs=rng.random() < 0.3,
         secret=rng.random() < 0.1,
         checksum=rng.random() < 0.3,
         until=round(max(1.2, max(f.at + f.seconds for f in faults) + 0.2), 3),

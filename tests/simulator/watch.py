@@ -131,6 +131,7 @@ class Watch:
         self.lied: set[int] = set()
         self.lines: dict[tuple[int, str], Line] = {}
         self.ghosts: list[Memory] = []
+        self.elections: dict[tuple[int, str, int], pe.StateElected] = {}
         self.poor_rounds: dict[int, int] = {}
         self.history_of: dict[int, list[bytes]] = {}  # what peers have said, of late
         self.begun: set[int] = set()  # newcomers whose loops begin with update()
@@ -248,6 +249,13 @@ class Watch:
                 self.corner("no coordinator: outcome unknown")
             elif process.failure == Code.EVICTED:
                 self.corner("wrongly expelled: told, and joins again")
+
+    def elected(self, process: Process, line: int, election: pe.StateElected) -> None:
+        """Each member of a line's sync is told the same."""
+        self.require(not election.error, "members elect one state", f"{election}")
+        known = self.elections.setdefault((line, process.group, election.seq), election)
+        self.require(known == election, "members elect one state", f"{known}, {election}")
+        self.setting.seen["state: elected"] += 1
 
     def said(self, process: Process, data: bytes) -> None:
         self.history_of.setdefault(process.index, []).append(data)
