@@ -151,6 +151,7 @@ class Watch:
     def coordinator_started(self, boot: int, record: Record | None) -> None:
         self.require(boot > self.boot, "at most one coordinator acts", f"boot {boot} twice")
         self.boot = boot
+        self.elections.clear()
         epoch = record.epoch if record is not None else 0
         most = max(self.installed, default=0)
         self.require(epoch >= most, "no view that was sent is forgotten", f"{epoch} < {most}")
@@ -251,7 +252,8 @@ class Watch:
                 self.corner("wrongly expelled: told, and joins again")
 
     def elected(self, process: Process, line: int, election: pe.StateElected) -> None:
-        """Each member of a line's sync is told the same."""
+        """Each member of a line's sync is told the same, in one life of the coordinator: a new one
+        may have to elect again without those who knew and have died since."""
         self.require(not election.error, "members elect one state", f"{election}")
         known = self.elections.setdefault((line, process.group, election.seq), election)
         self.require(known == election, "members elect one state", f"{known}, {election}")
