@@ -34,7 +34,8 @@ RESTART_WORLD = 4
 PAUSE_MS = 4.0  # between the ops of a loop
 SETTLE_S = 0.05  # a loop runs so long before and after what happens in it
 EARLIEST, LATEST = 0.1, 0.9  # share of the op's time at which a victim dies
-MISSES_MAX = 2  # for each trial, kills that came when the op was over already
+GOLDEN = 0.618  # steps of this much fill an interval evenly, however many there are
+MISSES_MAX = 4  # for each trial, kills that came when the op was over already
 FLOAT_BYTES = 4
 
 Progress = Callable[[str], None]
@@ -145,7 +146,7 @@ def _deaths(
     while done < trials:
         plain_s.append(_plain_s(at, count))
         usual_s = statistics.median(plain_s[-5:])
-        share = EARLIEST + (LATEST - EARLIEST) * done / max(1, trials - 1)
+        share = EARLIEST + (LATEST - EARLIEST) * ((done + misses) * GOLDEN % 1.0)
         victims = victims_of(done + misses)
         death = _kill(at, victims, count, share * usual_s, signal.SIGKILL)
         after(victims)
@@ -383,5 +384,5 @@ def restart(nursery: Nursery, trials: int, progress: Progress) -> list[Figure]:
         about.of("usual op", tally.samples["usual"]),
         about.of("longest op", tally.samples["longest"], max(10 * usual_s, 0.5), MAX),
         about.of("ops, none failed", [ops], unit="ops"),
-        about.of("then join() to the first shared op", tally.samples["join"], 0.5),
+        about.of("then join() to the first shared op", tally.samples["join"]),
     ]
