@@ -8,7 +8,7 @@
 #include "check.h"
 #include "internal.h"
 
-#define SEGMENT_BYTES_MIN (16u << 10)
+#define SEGMENT_BYTES_MIN (32u << 10)
 #define SEGMENT_BYTES_MAX (512u << 10)
 
 size_t pccl_dtype_size(int dtype) {

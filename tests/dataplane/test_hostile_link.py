@@ -16,7 +16,7 @@ from pccl_py.types import GroupRecord, Member, PeerId, Record
 from tests.dataplane.test_engine import PROOF, RUN, call, crc32c, handshake, refused, submit
 from tests.sim.wire import READY, TYPES, Wire, descriptor, frame
 
-COUNT = 5000  # elements of each op: three segments of at least 16 KiB
+COUNT = 10000  # elements of each op: three segments of at least 32 KiB
 LIAR = 2
 
 
@@ -42,8 +42,8 @@ def lies(core: ModuleType, rng: random.Random) -> bytes:
     """A descriptor that is right, and then what could be, what cannot, and noise."""
     ready = frame(core, READY, 1 + rng.randrange(3), payload=descriptor(COUNT, 8),
                   contributors=2, segment=rng.choice((0, 9, 0xFFFFFFFF)))  # fmt: skip
-    wire = Wire(core, rng, 1.0, dict.fromkeys((1, 2, 3), (16384, COUNT * 8 % 16384)))
-    sizes = (16384, 16384, 40000 - 2 * 16384, 64)
+    wire = Wire(core, rng, 1.0, dict.fromkeys((1, 2, 3), (32768, COUNT * 8 % 32768)))
+    sizes = (32768, 32768, 8 * COUNT - 2 * 32768, 64)
     likely = b"".join(
         frame(core, rng.choice([t for t in TYPES if t != READY]), rng.randrange(4),
               segment=rng.randrange(4), payload=rng.choice((b"", bytes(rng.choice(sizes)))),
