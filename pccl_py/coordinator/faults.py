@@ -6,11 +6,13 @@ connection and nobody else anything.
 from __future__ import annotations
 
 from pccl_py.coordinator.state import CONTEXT_MAX, GROUP_MAX, KEYS_MAX, OPS_MAX, SEGMENTS_MAX
+from pccl_py.protocol.encoding import MESSAGE_BYTES_MAX
 from pccl_py.protocol.messages import (
     AWAITED_MAX,
     OPS_IN_FLIGHT_MAX,
     Answer,
     At,
+    Elected,
     Hello,
     InFlight,
     Leave,
@@ -32,7 +34,7 @@ _DIGEST_BYTES = 16
 _OP_MAX = 1 << 64
 _FROM_PEER = (
     Hello, Lost, Timeout, Mismatch, Refresh, Leave, Answer, Sp, At, Repaired, Offer, StatusRequest,
-    Measured, InFlight,
+    Measured, InFlight, Elected,
 )  # fmt: skip
 
 
@@ -59,6 +61,8 @@ def find(message: Message) -> str:
                 return "At with a negative position"
         case Offer():
             return _offer(message)
+        case Elected():
+            return _elected(message)
         case Measured():
             if len(message.paths) > GROUP_MAX:
                 return "Measured with more paths than a group has members"
@@ -114,4 +118,18 @@ def _offer(message: Offer) -> str:
         return "Offer with a key twice"
     if any(len(key.digest) != _DIGEST_BYTES for key in message.keys):
         return "Offer with a digest that is not 16 bytes"
+    return ""
+
+
+def _elected(message: Elected) -> str:
+    """What is taken from it is told to others: it must fit in what they may be told."""
+    if message.seq < 0 or message.revision < 0:
+        return "Elected with a negative number"
+    if bool(message.error) == bool(message.donor) or (message.error and message.dirty):
+        return "Elected with both an error and a plan, or neither"
+    if len(set(message.dirty)) != len(message.dirty):
+        return "Elected with a key twice"
+    offered_bytes = sum(len(key.encode()) + _DIGEST_BYTES for key in message.dirty)
+    if len(message.dirty) > KEYS_MAX or offered_bytes > MESSAGE_BYTES_MAX:
+        return "Elected with more keys than can have been offered"
     return ""

@@ -10,7 +10,7 @@ message brought the last fact.
     Timeout, Mismatch, Refresh, Leave, Repaired         membership (wishes)
     Answer         -> flush complete -> view            membership, views, verdicts
     Sp, At         -> safe point -> larger view         admission
-    Offer          -> StatePlan                         shared_state
+    Offer, Elected -> StatePlan                         shared_state
     Measured       -> routes, now or at the next view   routes
     StatusRequest  -> Inspect; InFlight -> Status       inquiry
 """
@@ -51,6 +51,7 @@ from pccl_py.errors import Code
 from pccl_py.protocol.messages import (
     Answer,
     At,
+    Elected,
     FromPeer,
     Hello,
     InFlight,
@@ -135,6 +136,8 @@ def _receive(turn: Turn, connection: Connection, message: FromPeer) -> None:
             admission.at(turn, peer, message)
         case Offer():
             shared_state.offered(turn, peer, message)
+        case Elected():
+            shared_state.known(turn, peer, message)
         case _:
             assert_never(message)
 

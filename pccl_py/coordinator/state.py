@@ -14,14 +14,13 @@ from operator import attrgetter
 from pccl_py.coordinator.events import Action, Connection, Note, Send
 from pccl_py.protocol.messages import (
     Answer,
+    Elected,
     FromCoordinator,
     InFlight,
     Mismatch,
     Offer,
     Round,
     Sp,
-    StateError,
-    StatePlan,
 )
 from pccl_py.types import Member, Path, PeerId, Record
 
@@ -193,7 +192,7 @@ class State:
     pending: Mapping[PeerId, Newcomer] = field(default_factory=dict)
     former: Mapping[PeerId, str] = field(default_factory=dict)
     rolled: Mapping[OpKey, Rolled] = field(default_factory=dict)
-    plans: Mapping[OpKey, StatePlan | StateError] = field(default_factory=dict)
+    plans: Mapping[OpKey, Elected] = field(default_factory=dict)
     measured: Mapping[PeerId, Mapping[PeerId, Path]] = field(default_factory=dict)
     judge_at: float | None = None
     rerouted_at: float = float("-inf")

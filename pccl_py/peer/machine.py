@@ -61,6 +61,7 @@ from pccl_py.protocol.messages import (
     Answer,
     Ask,
     Bye,
+    Elected,
     EvictedMsg,
     Flush,
     FromCoordinator,
@@ -127,7 +128,8 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, .
 
 
 def _connected(turn: Turn) -> None:
-    state = replace(turn.state, connected=True, away_since=None)
+    greetings = turn.state.greetings + 1
+    state = replace(turn.state, connected=True, away_since=None, greetings=greetings)
     turn.state = state
     who = state.identity
     hello = Hello(
@@ -168,8 +170,10 @@ def _say_wishes(turn: Turn) -> None:
         _say_mismatch(turn, mismatch)
     if state.leaving:
         turn.send(Leave(state.epoch))
-    if state.elected is not None:  # another member may still need it, if the coordinator forgot
-        _offer(turn, state.elected)
+    known = state.elected
+    if known is not None:  # another member may have missed it, and the coordinator forgotten
+        told = (known.seq, known.revision, known.donor, known.dirty, known.error)
+        turn.send(Elected(state.epoch, *told))
     for offer in state.offers:
         _offer(turn, offer)
 
@@ -180,7 +184,8 @@ def _say_mismatch(turn: Turn, event: OpMismatched) -> None:
 
 
 def _offer(turn: Turn, want: WantState) -> None:
-    turn.send(Offer(turn.state.epoch, want.seq, want.revision, want.keys))
+    state = turn.state
+    turn.send(Offer(state.epoch, want.seq, want.revision, want.keys, state.greetings))
 
 
 # ---------------------------------------------------------------- messages
@@ -206,9 +211,11 @@ def _received(turn: Turn, message: FromCoordinator) -> None:
             if message.epoch == state.epoch:
                 safe_points.released(turn, message)
         case StatePlan():
-            _elected(turn, message.seq, message.revision, message.donor, message.dirty, "")
+            plan = (message.revision, message.donor, message.dirty)
+            _elected(turn, StateElected(message.seq, *plan, ""), message.greeting)
         case StateError():
-            _elected(turn, message.seq, 0, _NOBODY, (), message.text)
+            refused = StateElected(message.seq, 0, _NOBODY, (), message.text)
+            _elected(turn, refused, message.greeting)
         case Waiting():
             turn.actions.append(Progress(message.text))
         case Bye():
@@ -289,16 +296,22 @@ def _is_undecided(op: int, verdicts: dict[int, Verdict], stable: int) -> bool:
     return verdict is None or (verdict.outcome is Outcome.RUN and not verdict.holders)
 
 
-def _elected(
-    turn: Turn, seq: int, revision: int, donor: PeerId, dirty: tuple[str, ...], error: str
-) -> None:
+def _elected(turn: Turn, outcome: StateElected, greeting: int) -> None:
+    """Only what answers the last Hello counts: since then, another life of the coordinator may have
+    heard from here that nothing is known."""
     state = turn.state
-    want = next((offer for offer in state.offers if offer.seq == seq), None)
-    if want is None:
+    want = next((offer for offer in state.offers if offer.seq == outcome.seq), None)
+    if want is None or greeting != state.greetings:
         return
-    offers = tuple(offer for offer in state.offers if offer.seq != seq)
-    turn.state = replace(state, offers=offers, elected=want)
-    turn.actions.append(StateElected(seq, revision, donor, dirty, error))
+    offers = tuple(offer for offer in state.offers if offer.seq != outcome.seq)
+    known = state.elected
+    latest = outcome if known is None or outcome.seq > known.seq else known
+    turn.state = replace(state, offers=offers, elected=latest)
+    strange = set(outcome.dirty) - {each.key for each in want.keys}
+    if strange:
+        text = f"sync_state: told to fetch {min(strange)!r}, which is no key here"
+        outcome = StateElected(outcome.seq, 0, _NOBODY, (), text)
+    turn.actions.append(outcome)
 
 
 # ---------------------------------------------------------------- engine and user

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pccl_py.peer.events import Action, OpMismatched, Send, WantState
+from pccl_py.peer.events import Action, OpMismatched, Send, StateElected, WantState
 from pccl_py.protocol.messages import FromPeer, Hello, Round
 from pccl_py.types import Path, PeerId, Record
 
@@ -55,15 +55,17 @@ class State:
     """away_since: since when there is no connection, None while there is one. stopped: the engine
     was flushed in this epoch. passed: the last safe point that the program went through. round,
     target: of the admission round that this peer holds for. lost: other -> reason. timed_out:
-    op -> blame line. elected: the last offer whose election is known here (another member may have
-    missed it, and the coordinator may have forgotten). paths: as last measured; paths_told: what
-    the coordinator has been told of them, and when; tell_at: when to tell it again, None: no need.
-    inspecting: which inquiry of the coordinator waits for the engine's word.
+    op -> blame line. greetings: how often it has said Hello. elected: the last election that is
+    known here (another member may have missed it, and the coordinator may have forgotten). paths:
+    as last measured; paths_told: what the coordinator has been told of them, and when; tell_at:
+    when to tell it again, None: no need. inspecting: which inquiry of the coordinator waits for the
+    engine's word.
     """
 
     identity: Identity
     detection_s: float
     connected: bool = False
+    greetings: int = 0
     away_since: float | None = None
     record: Record | None = None
     stopped: bool = False
@@ -78,7 +80,7 @@ class State:
     full: bool = False
     leaving: bool = False
     offers: tuple[WantState, ...] = ()
-    elected: WantState | None = None
+    elected: StateElected | None = None
     paths: Mapping[PeerId, Path] = field(default_factory=dict)
     paths_told: Mapping[PeerId, Path] = field(default_factory=dict)
     paths_told_at: float = 0.0

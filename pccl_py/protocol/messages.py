@@ -180,12 +180,29 @@ class StateKey:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The peer's shared state at its `seq`-th sync_state call of this line."""
+    """The peer's shared state at its `seq`-th sync_state call of this line. greeting: how many
+    Hellos the peer has said. The outcome gives it back; one that gives back another was sent on a
+    former connection, maybe by a former life of K, and is ignored."""
 
     epoch: int
     seq: int
     revision: int
     keys: tuple[StateKey, ...]
+    greeting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elected:
+    """The outcome of sync_state call `seq` as the peer was told it, the last that it knows of; said
+    in place of an Offer, so that a new life of K elects nothing else. error: of a StateError (then
+    there is neither donor nor dirty key), or empty."""
+
+    epoch: int
+    seq: int
+    revision: int
+    donor: PeerId
+    dirty: tuple[str, ...]
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,22 +277,25 @@ class Release:
 @dataclass(frozen=True, slots=True)
 class StatePlan:
     """The elected state of one sync: the donor's content is the truth. dirty: the keys that differ
-    at some member, sorted; all members broadcast them from `donor`."""
+    at some member, sorted; all members broadcast them from `donor`. greeting: of the Offer."""
 
     epoch: int
     seq: int
     revision: int
     donor: PeerId
     dirty: tuple[str, ...]
+    greeting: int
 
 
 @dataclass(frozen=True, slots=True)
 class StateError:
-    """The offers of one sync cannot be reconciled (different key sets): UsageError everywhere."""
+    """The offers of one sync cannot be reconciled (different key sets): UsageError everywhere.
+    greeting: of the Offer."""
 
     epoch: int
     seq: int
     text: str
+    greeting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +338,7 @@ class Status:
 
 FromPeer = (
     Hello | Lost | Timeout | Mismatch | Refresh | Leave | Answer | Sp | At | Repaired | Offer
-    | StatusRequest | Measured | InFlight
+    | StatusRequest | Measured | InFlight | Elected
 )  # fmt: skip
 FromCoordinator = (
     Refused | Waiting | Install | Flush | Ask | Target | Release | StatePlan | StateError | Bye
@@ -329,7 +349,7 @@ Message = FromPeer | FromCoordinator
 CODES: dict[int, type[Message]] = {
     1: Hello, 2: Lost, 3: Timeout, 4: Mismatch, 5: Refresh, 6: Leave, 7: Answer, 8: Sp, 9: At,
     10: Repaired, 11: Offer, 12: StatusRequest, 13: Measured,
-    14: InFlight,
+    14: InFlight, 15: Elected,
     64: Refused, 65: Waiting, 66: Install, 67: Flush, 68: Ask, 69: Target, 70: Release,
     71: StatePlan, 72: StateError, 73: Bye, 74: EvictedMsg, 75: Status,
     76: Inspect,

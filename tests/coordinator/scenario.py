@@ -8,6 +8,7 @@ other messages carry the epoch and round that the coordinator last spoke of, unl
     > a drop | leave | refresh | repaired | lost b | timeout OP [text]
     > a sp PASSED SUBMITTED [round=BOOT.N] | at POSITION
     > a mismatch OP b FIELD MINE THEIRS | offer SEQ REVISION key=digit ...
+    > a knows SEQ REVISION DONOR key,... | knows SEQ error TEXT
     > a answer [epoch=N] [stable=N] [contexts=7:1,8:2] [unreachable=b] [leaving]
       OP=R:01 OP=S:2 OP=X:2 (bits: segment 0
       first; S stable, X raised: number of segments; then :late :root=b :among=a,b
@@ -110,7 +111,7 @@ class Stage:
         options = dict(word.split("=", 1) if "=" in word else (word, "") for word in words)
         if verb == "hello":
             return self.hello(who, options)
-        message = self.message(verb, words, options)
+        message = self.message(who, verb, words, options)
         return self.feed(ke.Received(self.connections[who], message))
 
     def hello(self, who: str, options: dict[str, str]) -> list[str]:
@@ -134,7 +135,14 @@ class Stage:
         )
         return self.feed(ke.Received(connection, message))
 
-    def message(self, verb: str, words: list[str], options: dict[str, str]) -> m.FromPeer:
+    def knows(self, epoch: int, words: list[str]) -> m.Elected:
+        seq, revision, *rest = (word for word in words if not word.startswith("epoch="))
+        if revision == "error":
+            return m.Elected(epoch, int(seq), 0, PeerId(0), (), " ".join(rest))
+        dirty = tuple(rest[1].split(",")) if rest[1:] else ()
+        return m.Elected(epoch, int(seq), int(revision), self.id(rest[0]), dirty, "")
+
+    def message(self, who: str, verb: str, words: list[str], options: dict[str, str]) -> m.FromPeer:
         epoch = int(options.get("epoch", self.state.epoch))
         match verb:
             case "leave":
@@ -159,7 +167,9 @@ class Stage:
             case "offer":
                 pairs = [word.split("=") for word in words[2:]]
                 keys = tuple(m.StateKey(key, bytes([int(digit)] * 16)) for key, digit in pairs)
-                return m.Offer(epoch, int(words[0]), int(words[1]), keys)
+                return m.Offer(epoch, int(words[0]), int(words[1]), keys, self.connections[who])
+            case "knows":
+                return self.knows(epoch, words)
             case "measured":
                 return m.Measured(epoch, tuple(self.path(*word.split("=")) for word in words))
             case "answer":
@@ -233,6 +243,8 @@ class Stage:
         match action:
             case ke.Send(connection=connection, message=message):
                 who = self.speakers.get(connection, "?")
+                if isinstance(message, m.StatePlan | m.StateError):
+                    assert message.greeting == connection, "an outcome answers the last Hello"
                 return f"{who} <- {self.words(message)}"
             case ke.Close(connection=connection):
                 return f"close {self.speakers.get(connection, '?')}"

@@ -55,8 +55,14 @@ MALFORMED: list[m.Message] = [
     m.Sp(1, (1, 1), -2, 0),
     m.At(1, (1, 1), -1),
     m.Timeout(1, 1 << 64, ""),
-    m.Offer(1, 1, 0, (m.StateKey("w", b"short"),)),
-    m.Offer(1, 1, 0, (m.StateKey("w", bytes(16)), m.StateKey("w", bytes(16)))),
+    m.Offer(1, 1, 0, (m.StateKey("w", b"short"),), 1),
+    m.Offer(1, 1, 0, (m.StateKey("w", bytes(16)), m.StateKey("w", bytes(16))), 1),
+    m.Elected(1, -1, 0, PeerId(1), (), ""),
+    m.Elected(1, 1, 0, PeerId(0), (), ""),
+    m.Elected(1, 1, 0, PeerId(1), (), "no"),
+    m.Elected(1, 1, 0, PeerId(0), ("w",), "no"),
+    m.Elected(1, 1, 0, PeerId(1), ("w", "w"), ""),
+    m.Elected(1, 1, 0, PeerId(1), tuple(f"{i:0254}" for i in range(40_000)), ""),
     m.Measured(1, (Path(PeerId(2), 1, 1), Path(PeerId(2), 1, 1))),
     m.Measured(1, tuple(Path(PeerId(i), 1, 1) for i in range(1025))),
     hello(0),
@@ -159,13 +165,12 @@ def test_election_prefers_whole_content_over_single_keys() -> None:
     digests = {1: (1, 1), 2: (2, 2), 3: (2, 2), 4: (1, 2)}
     offers = {
         PeerId(p): m.Offer(
-            1, 1, 7, (m.StateKey("v", bytes([v] * 16)), m.StateKey("w", bytes([w] * 16)))
+            1, 1, 7, (m.StateKey("v", bytes([v] * 16)), m.StateKey("w", bytes([w] * 16))), 1
         )
         for p, (v, w) in digests.items()
     }
     plan = shared_state.elect(1, members, offers)
-    assert isinstance(plan, m.StatePlan)
-    assert (plan.donor, plan.dirty) == (2, ("v", "w"))
+    assert (plan.donor, plan.dirty, plan.error) == (2, ("v", "w"), "")
 
 
 def test_a_tick_that_comes_early_is_asked_for_again() -> None:
@@ -220,7 +225,8 @@ MESSAGES = st.one_of(
     ),
     st.builds(m.Sp, EPOCHS, st.tuples(st.just(1), PEERS), st.integers(-1, 3), st.integers(0, 3)),
     st.builds(m.At, EPOCHS, st.tuples(st.just(1), PEERS), st.integers(0, 3)),
-    st.builds(m.Offer, EPOCHS, st.integers(0, 1), st.integers(0, 2), st.just(())),
+    st.builds(m.Offer, EPOCHS, st.integers(0, 1), st.integers(0, 2), st.just(()), st.just(1)),
+    st.builds(m.Elected, EPOCHS, st.integers(0, 1), st.just(1), PEERS, st.just(()), st.just("")),
 )
 EVENTS = st.one_of(
     st.builds(ke.Received, PEERS, MESSAGES),

@@ -123,7 +123,7 @@ def test_requests_are_said_again(member: Rig) -> None:
     ]  # fmt: skip
     actions = member.get(m.Install(record(2, ME, OTHER)))
     again = [a.message for a in actions if isinstance(a, pe.Send)]
-    assert again == [m.Timeout(2, 3, "slow"), m.Leave(2), m.Offer(2, 1, 7, ())]
+    assert again == [m.Timeout(2, 3, "slow"), m.Leave(2), m.Offer(2, 1, 7, (), 2)]
 
 
 def test_nothing_is_sent_without_a_connection(member: Rig) -> None:
@@ -222,15 +222,49 @@ def test_a_view_that_only_shrinks_releases(member: Rig) -> None:
 # ---------------------------------------------------------------- state, ends
 
 
-def test_an_election_is_heard_once_and_offered_again_after_a_hello(member: Rig) -> None:
-    member.feed(pe.WantState(1, 7, ()))
-    plan = m.StatePlan(1, 1, 7, OTHER, ("w",))
+W = m.StateKey("w", bytes(16))
+
+
+def test_an_election_is_heard_once_and_told_after_hello_and_install(member: Rig) -> None:
+    member.feed(pe.WantState(1, 7, (W,)))
+    plan = m.StatePlan(1, 1, 7, OTHER, ("w",), 1)
     assert member.get(plan) == [pe.StateElected(1, 7, OTHER, ("w",), "")]
     assert member.get(plan) == []
-    assert m.Offer(1, 1, 7, ()) in member.said(pe.Connected())
-    member.feed(pe.WantState(2, 8, ()))
+    member.feed(pe.WantState(2, 8, (W,)))
+    told = [m.Elected(1, 1, 7, OTHER, ("w",), ""), m.Offer(1, 2, 8, (W,), 2)]
+    assert member.said(pe.Connected())[1:] == told
+    actions = member.get(m.Install(record(2, ME, OTHER)))
+    assert pe.Send(m.Elected(2, 1, 7, OTHER, ("w",), "")) in actions
     member.feed(pe.ForgetState(2))
-    assert member.get(m.StatePlan(1, 2, 8, OTHER, ())) == []
+    assert member.get(m.StatePlan(1, 2, 8, OTHER, (), 2)) == []
+    member.feed(pe.WantState(0, 8, (W,)))
+    assert member.get(m.StatePlan(1, 0, 8, OTHER, (), 2)) == [pe.StateElected(0, 8, OTHER, (), "")]
+    assert m.Elected(2, 1, 7, OTHER, ("w",), "") in member.said(pe.Connected())  # still the last
+    member.get(m.Install(record(3, ME, OTHER, line=2, fresh=True)))
+    assert len(member.said(pe.Connected())) == 1  # of a new line nothing is known
+
+
+def test_an_election_that_was_refused_is_told_as_well(member: Rig) -> None:
+    member.feed(pe.WantState(1, 7, (W,)))
+    member.get(m.StateError(1, 1, "keys differ", 1))
+    assert m.Elected(1, 1, 0, PeerId(0), (), "keys differ") in member.said(pe.Connected())
+
+
+def test_an_outcome_of_a_former_life_comes_too_late(member: Rig) -> None:
+    """It was read only after Hello and offer had gone to the next one, which may elect another."""
+    member.feed(pe.WantState(1, 7, (W,)))
+    assert m.Offer(1, 1, 7, (W,), 2) in member.said(pe.Connected())
+    assert member.get(m.StatePlan(1, 1, 7, OTHER, ("w",), 1)) == []
+    assert member.get(m.StateError(1, 1, "keys differ", 1)) == []
+    now = m.StatePlan(1, 1, 9, THIRD, ("w",), 2)
+    assert member.get(now) == [pe.StateElected(1, 9, THIRD, ("w",), "")]
+
+
+def test_a_key_that_was_not_offered_is_an_error(member: Rig) -> None:
+    member.feed(pe.WantState(1, 7, (W,)))
+    (told,) = member.get(m.StatePlan(1, 1, 7, OTHER, ("v", "w"), 1))
+    assert isinstance(told, pe.StateElected)
+    assert "'v', which is no key here" in told.error
 
 
 @pytest.mark.parametrize(
@@ -309,7 +343,15 @@ MESSAGES = st.one_of(
     st.builds(m.Ask, EPOCHS, ROUNDS),
     st.builds(m.Target, EPOCHS, ROUNDS, st.integers(0, 4)),
     st.builds(m.Release, EPOCHS, ROUNDS),
-    st.builds(m.StatePlan, EPOCHS, st.integers(0, 2), st.just(1), st.just(OTHER), st.just(())),
+    st.builds(
+        m.StatePlan,
+        EPOCHS,
+        st.integers(0, 2),
+        st.just(1),
+        st.just(OTHER),
+        st.just(()),
+        st.integers(0, 2),
+    ),
 )
 EVENTS = st.one_of(
     st.builds(pe.Received, MESSAGES),

@@ -131,7 +131,8 @@ class Watch:
         self.lied: set[int] = set()
         self.lines: dict[tuple[int, str], Line] = {}
         self.ghosts: list[Memory] = []
-        self.elections: dict[tuple[int, str, int], pe.StateElected] = {}
+        self.elections: dict[tuple[int, str, int], dict[Process, pe.StateElected]] = {}
+        self.first_told: dict[tuple[int, str, int], int] = {}  # in which life of the coordinator
         self.poor_rounds: dict[int, int] = {}
         self.history_of: dict[int, list[bytes]] = {}  # what peers have said, of late
         self.begun: set[int] = set()  # newcomers whose loops begin with update()
@@ -151,7 +152,6 @@ class Watch:
     def coordinator_started(self, boot: int, record: Record | None) -> None:
         self.require(boot > self.boot, "at most one coordinator acts", f"boot {boot} twice")
         self.boot = boot
-        self.elections.clear()
         epoch = record.epoch if record is not None else 0
         most = max(self.installed, default=0)
         self.require(epoch >= most, "no view that was sent is forgotten", f"{epoch} < {most}")
@@ -252,11 +252,20 @@ class Watch:
                 self.corner("wrongly expelled: told, and joins again")
 
     def elected(self, process: Process, line: int, election: pe.StateElected) -> None:
-        """Each member of a line's sync is told the same, in one life of the coordinator: a new one
-        may have to elect again without those who knew and have died since."""
+        """Each member of a line's sync is told the same, by whichever life of the coordinator. It
+        may elect anew only if all who knew are dead, or no members any more."""
         self.require(not election.error, "members elect one state", f"{election}")
-        known = self.elections.setdefault((line, process.group, election.seq), election)
-        self.require(known == election, "members elect one state", f"{known}, {election}")
+        key = (line, process.group, election.seq)
+        known = self.elections.setdefault(key, {})
+        known[process] = election
+        record = self.latest
+        assert record is not None
+        told = {p: e for p, e in known.items() if p.is_alive and record.member(p.peer) is not None}
+        same = len(set(told.values())) <= 1
+        self.require(same, "members elect one state", f"{[(p.index, e) for p, e in told.items()]}")
+        if self.first_told.setdefault(key, self.boot) < self.boot:
+            again = "elected anew" if len(set(known.values())) > 1 else "told by a later life"
+            self.setting.seen[f"state: {again}"] += 1
         self.setting.seen["state: elected"] += 1
 
     def said(self, process: Process, data: bytes) -> None:
