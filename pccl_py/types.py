@@ -280,10 +280,11 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class OpInfo:
-    """What one collective cost. contributors_min/max: over segments; repaired: segments that were
-    redone or fetched after a view change; bytes: payload of this op on this peer's links; seconds:
-    from submission to the end on this peer; route: "direct", "ring", "star", or "self"; transport:
-    "tcp" or "none"."""
+    """What one collective cost. contributors_min/max: over the segments whose value is here or
+    whose owner has told (0 where there is none: a reduce that a change of members ended, away from
+    its root); repaired: segments that were redone or fetched after a view change; bytes: payload of
+    this op on this peer's links; seconds: from submission to the end on this peer; route: "direct",
+    "ring", "star", or "self"; transport: "tcp" or "none"."""
 
     contributors_min: int
     contributors_max: int

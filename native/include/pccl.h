@@ -217,7 +217,9 @@ struct pccl_op {
     uint64_t timeout_ns; /* from now; at least 1 */
 };
 
-/* The end of one op. text is empty on success. */
+/* The end of one op. text is empty on success. contributors: over the segments whose value is here
+ * or whose owner's mark told; 0 and 0 where there is none (an error; a reduce ended by a view, away
+ * from its root). */
 struct pccl_result {
     uint64_t op;
     int32_t status;

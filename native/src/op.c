@@ -193,15 +193,21 @@ static void fill_result(const pc_core *core, struct pc_op *op, int status, const
         result->missing = pc_missing_bytes(core, op);
         return;
     }
+    if (op->streams) { /* each value is of one */
+        result->contributors_min = result->contributors_max = 1;
+        return;
+    }
     for (uint32_t i = 0; i < op->segment_count; i++) {
         uint32_t n = op->segments[i].contributors;
+        if (!op->segments[i].told) /* a view ended it, and its value is another's alone */
+            continue;
         if (n < result->contributors_min)
             result->contributors_min = n;
         if (n > result->contributors_max)
             result->contributors_max = n;
     }
-    if (op->streams) /* each value is of one */
-        result->contributors_min = result->contributors_max = 1;
+    if (result->contributors_min > result->contributors_max)
+        result->contributors_min = 0; /* told of none */
 }
 
 bool pc_returns_early(const pc_core *core, const struct pc_op *op) {

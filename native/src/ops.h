@@ -107,6 +107,7 @@ struct pc_segment {
     bool landing;          /* a link receives the copy straight into the destination */
     bool sum_queued;       /* ring: its partial sum waits to be sent, or is half sent */
     bool mean;             /* the value so far is a weighted mean, not a sum */
+    bool told;             /* `contributors` are those of the value: it is here, or was marked */
     uint16_t block;        /* of the op's blocks */
     uint16_t contributors; /* inputs that count in the value (so far) */
     uint16_t parts_done;   /* star: members whose part is in the value so far, the owner included */

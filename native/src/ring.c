@@ -75,6 +75,7 @@ static bool get_weight(struct pc_op *op, uint32_t i, const struct pc_buffer *buf
     uint16_t members = buffer->header.contributors;
     segment->mean = buffer->header.length != bytes;
     segment->contributors = members;
+    segment->told = false;
     segment->weight = members;
     if (!segment->mean)
         return true;
@@ -95,6 +96,7 @@ static bool begin_sum(pc_core *core, struct pc_op *op, uint32_t i) {
     double weight = op->desc.weight;
     segment->weight = weight;
     segment->contributors = weight > 0;
+    segment->told = false;
     segment->mean = weight < 1 || weight > 1;
     segment->parts_done = 1;
     if (!tells_weight(op, segment))

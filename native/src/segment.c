@@ -105,6 +105,7 @@ void pc_now_final(pc_core *core, struct pc_op *op, uint32_t i, uint16_t contribu
     PC_ASSERT(segment->state == PC_INTACT);
     segment->state = PC_FINAL;
     segment->contributors = contributors;
+    segment->told = true;
     op->final_count++;
     if (segment->holder >= 0 && op->plan_left) {
         op->plan_left--;
@@ -153,6 +154,7 @@ void pc_sources_final(struct pc_op *op, uint64_t self) {
             continue;
         op->segments[i].state = PC_FINAL;
         op->segments[i].contributors = 1;
+        op->segments[i].told = true;
         op->final_count++;
     }
 }

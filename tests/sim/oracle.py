@@ -131,6 +131,7 @@ class Values:
                 memory = self.memory(node)
                 inputs = {m: block(self.sub, m, node.index) for m in memory.peers}
                 self.assert_sum(memory.data, inputs, [memory.peers])
+                self.assert_counts(node, {self.count(memory.peers)})
         else:
             for node in self.part:
                 self.check_copies(node, self.memory(node))
@@ -179,10 +180,18 @@ class Values:
             everybody = {m for members in self.sets for m in members}
             inputs = {m: tensor(sub, m)[piece_of] for m in everybody}
             for members in self.assert_sum(got[piece_of], inputs, self.sets):
-                counts.add(sum(sub.weight(m) > 0 for m in members))
-        for node in holders:
-            _, low, high, _, _ = node.results[sub.op_id]
-            assert {low, high} <= counts, f"{sub}: {low} to {high} contributors, not {counts}"
+                counts.add(self.count(members))
+        for node in self.part:
+            told = node.results[sub.op_id][1:3] != (0, 0)
+            if told or node in holders or len(self.cluster.history) == 1:
+                self.assert_counts(node, counts)
+
+    def count(self, members: Sequence[int]) -> int:
+        return sum(self.sub.weight(m) > 0 for m in members)
+
+    def assert_counts(self, node: Node, counts: set[int]) -> None:
+        _, low, high, _, _ = node.results[self.sub.op_id]
+        assert {low, high} <= counts, f"{self.sub}: {low} to {high} contributors, not {counts}"
 
     def assert_sum(
         self, got: Array | None, inputs: dict[int, Array], sets: Sequence[Sequence[int]]

@@ -191,6 +191,26 @@ def test_marks_that_a_view_swallowed_are_said_again(
         assert oracle.check(cluster, [sub]) == 1
 
 
+@pytest.mark.parametrize("route", [RING, DIRECT])
+def test_a_partial_sum_in_hand_when_a_member_dies_is_no_count(core: ModuleType, route: int) -> None:
+    """Once one has returned all hold theirs; the others have not heard it of all blocks yet."""
+    pair = tuple(tuple(30 * (i == j) for j in range(4)) for i in range(4))
+    sub = Submission(1, INT64, 0, kind=REDUCE_SCATTER, route=route, pair=pair)
+    for seed in range(20):
+        cluster = Cluster(core, 4, seed)
+        cluster.install_first()
+        for node in cluster.nodes:
+            cluster.begin(node, sub)
+        while not any(node.results for node in cluster.nodes):
+            cluster.step()
+        waiting = [node for node in cluster.nodes if not node.results]
+        cluster.kill(waiting[0].index)
+        cluster.repair()
+        cluster.settle()
+        assert oracle.check(cluster, [sub]) == 1
+        assert {node.results[1][1:3] for node in cluster.alive()} == {(4, 4)}
+
+
 def test_an_op_for_those_who_are_gone_asks_for_a_verdict_alone(core: ModuleType) -> None:
     """Submitted between the answer to the flush and the view in which its member is alone."""
     sub = Submission(1, INT64, 0, kind=ALL_GATHER, pair=((3, 3), (3, 3)))
