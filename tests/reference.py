@@ -120,7 +120,7 @@ def from_owner(
 
 def segments(count: int, size: int) -> list[slice]:
     """A tensor's segments (native/PROTOCOL.md 1.4), nearly equal."""
-    wanted = max(16 << 10, min(512 << 10, count * size // 32)) // size
+    wanted = max(32 << 10, min(512 << 10, count * size // 16)) // size
     number = max(1, -(-count // wanted))
     each = max(1, -(-count // number))
     return [slice(i * each, min(count, (i + 1) * each)) for i in range(number)]
