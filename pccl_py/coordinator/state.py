@@ -40,6 +40,7 @@ PATIENCE_SHARE = 0.4  # of detection_s: how long wishes wait for a plan to be ca
 ABSENCE_SHARE = 0.4  # of detection_s: how long a lost control connection may take to come back
 OUT_OF_REACH_SHARE = 0.1  # of detection_s: how long who has no data link may take to answer a flush
 EDGE_GRACE_S = 0.2  # a lost link is a broken edge only if neither end's control breaks by then
+CHANCE_S = 60.0  # so long an edge that broke again is taken for broken, whoever is dropped for it
 EARLY_HOLD_S = 0.25  # how long a member is kept at a repeated safe point that not all stand at
 LEFT = "left"  # in `former`: gone with a Bye
 
@@ -173,7 +174,9 @@ class State:
     where they say. former: ids that were members once, and why not now (R12). rolled: timed-out ops
     that were rolled forward. plans: decided state elections of this line. measured: by whom, to
     whom. judge_at: when to see whether other routes are worth a view; rerouted_at: when they last
-    were. retry_at: no admission round before. inquiry: under way; inquiries: so many began.
+    were. chances: edges that members were asked to link over again, since somebody would have
+    been dropped for them, and when. retry_at: no admission round before. inquiry: under way;
+    inquiries: so many began.
     trouble: with the journal. told, told_at: the last Waiting; looked_at: when its text was last
     made; untold: pending peers that have heard nothing yet."""
 
@@ -196,6 +199,7 @@ class State:
     measured: Mapping[PeerId, Mapping[PeerId, Path]] = field(default_factory=dict)
     judge_at: float | None = None
     rerouted_at: float = float("-inf")
+    chances: Mapping[Edge, float] = field(default_factory=dict)
     rounds: int = 0
     inquiry: Inquiry | None = None
     inquiries: int = 0

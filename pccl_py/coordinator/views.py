@@ -8,12 +8,14 @@ ring is `topology`'s, by which routes is `routes`', newcomers are `admission`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pccl_py.coordinator import claims, routes, topology, verdicts
 from pccl_py.coordinator.events import Journal
 from pccl_py.coordinator.state import (
+    CHANCE_S,
     EDGE_GRACE_S,
     EXCLUDED_MAX,
     FORMER_MAX,
@@ -142,11 +144,13 @@ def _is_complete(state: State, flush: FlushRun, now: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Stay:
-    """Who is in the next view, and by which routes, per group in the groups' old order."""
+    """Who is in the next view, and by which routes, per group in the groups' old order. chances:
+    broken edges that are tried again."""
 
     routes: Mapping[str, routes.Choice]
     members: tuple[Member, ...]
     excluded: tuple[Edge, ...]
+    chances: tuple[Edge, ...]
     left: tuple[PeerId, ...]
     evicted: Mapping[PeerId, str]
 
@@ -158,7 +162,7 @@ def _conclude(turn: Turn, flush: FlushRun) -> None:
     assert record is not None
     expelled = _expelled(state, flush, turn.now)
     answers = {p: flush.answers[p] for p in state.living() if p not in expelled}
-    stay = _who_stays(state, answers, expelled)
+    stay = _who_stays(state, answers, expelled, turn.now)
     groups = []
     rolled: dict[OpKey, Rolled] = {}
     for old in record.groups:
@@ -169,7 +173,9 @@ def _conclude(turn: Turn, flush: FlushRun) -> None:
         group, late = verdicts.decide(case)
         groups.append(choice.of(group))
         rolled.update(_rolled(state, group, late, turn.now))
-    turn.state = replace(turn.state, rolled=rolled)
+    chances = {pair: at for pair, at in state.chances.items() if turn.now < at + CHANCE_S}
+    chances |= dict.fromkeys(stay.chances, turn.now)
+    turn.state = replace(turn.state, rolled=rolled, chances=chances)
     _part(turn, stay)
     if not stay.members:
         turn.note("emptied", ("epoch", str(record.epoch)))
@@ -236,7 +242,7 @@ def _laggards(state: State, flush: FlushRun, now: float) -> frozenset[PeerId]:
 
 
 def _who_stays(
-    state: State, answers: Mapping[PeerId, Answer], expelled: Mapping[PeerId, str]
+    state: State, answers: Mapping[PeerId, Answer], expelled: Mapping[PeerId, str], now: float
 ) -> _Stay:
     assert state.record is not None
     soft = state.soft
@@ -247,6 +253,7 @@ def _who_stays(
     left: list[PeerId] = []
     evicted = {**soft.gone, **expelled}
     excluded = _excluded(state, answers)
+    chances: list[Edge] = []
     chosen: dict[str, routes.Choice] = {}
     for group, peers in by_group.items():
         own = {p: answers[p] for p in peers}
@@ -258,17 +265,42 @@ def _who_stays(
             if p in staying or (stayers and verdicts.is_needed(p, own, stayers, old))
         ]
         left += [p for p in peers if p not in staying and p not in kept]
-        ring, dropped = topology.route(kept, excluded)
-        chosen[group] = routes.choose(ring, state.record.of_group(group), state.measured, excluded)
+        ring, dropped, again = _route(state, kept, excluded, now)
+        chances += again
+        broken = [pair for pair in excluded if pair not in again]
+        chosen[group] = routes.choose(ring, state.record.of_group(group), state.measured, broken)
         evicted.update((peer, "no route to it avoids the broken links") for peer in dropped)
     inside = {peer for choice in chosen.values() for peer in choice.ring}
     return _Stay(
         chosen,
         tuple(state.members[p] for p in answers if p in inside),
-        tuple(pair for pair in excluded if inside.issuperset(pair)),
+        tuple(pair for pair in excluded if inside.issuperset(pair) and pair not in chances),
+        tuple(chances),
         tuple(left),
         evicted,
     )
+
+
+def _route(
+    state: State, kept: Sequence[PeerId], excluded: Sequence[Edge], now: float
+) -> tuple[tuple[PeerId, ...], tuple[PeerId, ...], list[Edge]]:
+    """The ring, who is dropped, and which edges have another chance. A link may have broken for one
+    wrong byte: nobody is dropped for it before its ends have tried once more; but who is cut off
+    from all of several others has no link to try."""
+    ring, dropped = topology.route(kept, excluded)
+    if not dropped:
+        return ring, dropped, []
+    broken = Counter(peer for pair in excluded if set(pair) <= set(kept) for peer in pair)
+    alone = {peer for peer in kept if 1 < broken[peer] == len(kept) - 1}
+    tried = [
+        pair
+        for pair in excluded
+        if alone.intersection(pair) or now < state.chances.get(pair, -CHANCE_S) + CHANCE_S
+    ]
+    more, fewer = topology.route(kept, tried)
+    if len(fewer) >= len(dropped):
+        return ring, dropped, []
+    return more, fewer, [pair for pair in excluded if pair not in tried and set(pair) <= set(kept)]
 
 
 def _excluded(state: State, answers: Mapping[PeerId, Answer]) -> tuple[Edge, ...]:
