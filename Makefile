@@ -72,9 +72,12 @@ $(STAMPS)/extension: $(STAMPS)/package pccl_py/dataplane/build.py $(NATIVE)
 demo: setup
 	@$(BIN)/python examples/demo.py
 
+# Most tests wait more than they work: three at a time keep two cores busy.
 test: check
 	$(SAY) "tests"
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile
+	$(SAY) "a thousand seeds of the simulator"
+	@$(BIN)/python -m tests.simulator --least 1000 --seconds 0
 
 # At random, so many for each world; and so many ops, ended and aborted.
 properties: setup

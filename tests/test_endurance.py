@@ -69,7 +69,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def trio(address: str) -> Iterator[Crew]:
-    with crew(address, 3) as members:
+    with crew(address, 3, links=1) as members:  # or a busy machine may want more of them
         yield members
 
 
@@ -252,7 +252,7 @@ def joined(address: str, pair: Crew) -> pccl.Communicator:
 
 @pytest.mark.timeout(120 + OPS // 20)
 def test_ops_that_lost_a_peer_leave_nothing_behind(address: str) -> None:
-    pair = join_all(address, 2)
+    pair = join_all(address, 2, links=1)
 
     def do() -> None:
         for _ in range(max(1, OPS // BATCH // PARTS)):
