@@ -84,7 +84,11 @@ int pc_core_submit(pc_core *core, const struct pccl_op *args, uint64_t op_id, ui
     if (!core->epoch)
         return PCCL_OK; /* registered; it starts when a view is installed */
     pc_op_enter_view(core, op);
-    if (core->stopped || pc_view_apply(core, op))
+    if (core->stopped) {
+        pc_view_registered(core, op);
+        return PCCL_OK;
+    }
+    if (pc_view_apply(core, op))
         return PCCL_OK;
     core->plan_left -= op->plan_left; /* a late submitter does not count for Repaired */
     op->plan_left = 0;

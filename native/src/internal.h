@@ -352,6 +352,7 @@ void pc_blame(const pc_core *core, const struct pc_op *op, uint64_t now_ns,
 
 /* Applies the view's verdict to an op that runs here; true if it ended. */
 bool pc_view_apply(pc_core *core, struct pc_op *op);
+void pc_view_registered(pc_core *core, struct pc_op *op); /* submitted while stopped */
 void pc_view_check_repaired(pc_core *core);
 
 #endif

@@ -179,6 +179,7 @@ struct pc_op {
     uint8_t state;
     bool starting;   /* in the start list */
     bool mismatched; /* a peer's descriptor differs: nobody's frames are added */
+    bool lacking;    /* submitted while stopped, for somebody who is not in the view any more */
     bool timed_out;
     bool returned;  /* its caller has the result; this peer keeps a copy until all hold it */
     uint8_t events; /* which events wait, bits PC_OP_EVENT_* */

@@ -213,6 +213,12 @@ static bool root_is_gone(const pc_core *core, const struct pc_op *op) {
            pc_place_of_peer(core, op->context, op->desc.root_peer) == PC_NO_INDEX;
 }
 
+/* Its report cannot name who is gone, so that the verdict on it may say that it goes on. Not so if
+ * there is a verdict already: what is lacking then is in the plan. */
+void pc_view_registered(pc_core *core, struct pc_op *op) {
+    op->lacking = !verdict_on(core, op->id) && !root_is_gone(core, op) && !pc_is_complete(core, op);
+}
+
 bool pc_view_apply(pc_core *core, struct pc_op *op) {
     const struct pc_verdict_copy *verdict = verdict_on(core, op->id);
     if (is_covered(core, op) || (verdict && verdict->outcome == PCCL_DONE)) {
@@ -222,6 +228,10 @@ bool pc_view_apply(pc_core *core, struct pc_op *op) {
     if (verdict && verdict->outcome == PCCL_ABORT) {
         pc_op_end(core, op, verdict->status, verdict->text);
         return true;
+    }
+    if (verdict && op->lacking) {
+        pc_members_changed(core, op);
+        return false;
     }
     if (verdict) {
         if (!op->streams)

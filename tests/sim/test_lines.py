@@ -94,3 +94,21 @@ def test_who_submits_an_aborted_op_raises_at_once(core: ModuleType) -> None:
         cluster.begin(node, after)
     cluster.settle()
     assert all(np.array_equal(node.buffers[2], first.buffers[2]) for node in cluster.nodes)
+
+
+def test_what_is_submitted_in_a_flush_for_who_is_gone_does_not_end_well(core: ModuleType) -> None:
+    """Its report names no participant that the view does not have, so that the verdict is that it
+    goes on: among who is left, whose part alone would be the result."""
+    cluster = Cluster(core, 3, 1)
+    cluster.install_first()
+    cluster.kill(1)
+    cluster.repair()
+    lonely = program(1)[1]
+    first, last = cluster.nodes[0], cluster.nodes[2]
+    answers = {node.index: cluster.flush(node) for node in (first, last)}
+    cluster.begin(first, lonely)
+    answers[first.index] = cluster.answer(first)
+    cluster.repair_with(answers)
+    assert lonely.op_id not in first.results
+    cluster.repair()
+    assert first.results[lonely.op_id][0] != 0

@@ -107,6 +107,8 @@ class Coordinator:
         except UsageError:
             self.setting.seen["fault: rival"] += 1
             return
+        except NotStored:  # there is none, and the disk is full
+            return
         journal.close()
         self.setting.watch.require(not self.is_up, "at most one coordinator acts", "two journals")
 
