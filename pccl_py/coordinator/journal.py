@@ -152,6 +152,9 @@ class Journal:
             self._sync(self._fd)
         except OSError:
             self._is_suspect = True
+            with contextlib.suppress(OSError):  # it has not happened: no later life may find it
+                self._cut()
+                self._sync(self._fd)
             raise
         self._end += len(entry)
 
