@@ -9,9 +9,11 @@ is undone and begun again among the survivors.
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
 
 import xxhash
 
@@ -36,7 +38,10 @@ from pccl_py.work import Work
 KEY_BYTES_MAX = 256
 KEY_OVERHEAD_BYTES = 32  # of a key in a message: its digest and what frames them
 BROADCASTS_MAX = 256  # keys in flight: a quarter of the ops that an engine takes
+STALL_S = 5.0  # then, and at twice the age each time, who is awaited is logged
 ATTEMPTS = 8  # each lost its donor; more deaths than that in one sync is somebody's bug
+
+_log = logging.getLogger("pccl")
 
 StartBroadcast = Callable[[Buffer, PeerId, str], Work]
 
@@ -118,21 +123,29 @@ class Syncer:
         self._seq += 1
         return self._seq
 
+    def _give_up(self, seq: int, awaited: str) -> NoReturn:
+        """Time is up and nobody has been elected."""
+        self._control.post(ForgetState(seq))
+        if not self._control.mailbox.connected:
+            raise CoordinatorLost(
+                "sync_state: the coordinator cannot be reached; the tensors are as they were: "
+                "retry when it is back"
+            )
+        raise DeadlineExceeded(f"sync_state: {awaited}")
+
     def _elect(self, digests: Mapping[str, bytes], revision: int, until: float) -> StateElected:
         seq = self._next_seq()
         keys = tuple(StateKey(key, digests[key]) for key in sorted(digests))
         mail = self._control.mailbox
         mail.forget_progress()
         self._control.post(WantState(seq, revision, keys))
-        if not mail.wait(lambda: seq in mail.elections, until):
-            self._control.post(ForgetState(seq))
-            awaited = mail.progress or "a member did not call sync_state"
-            if not mail.connected:
-                raise CoordinatorLost(
-                    "sync_state: the coordinator cannot be reached; the tensors are as they were: "
-                    "retry when it is back"
-                )
-            raise DeadlineExceeded(f"sync_state: {awaited}")
+        began, pause_s = time.monotonic(), STALL_S
+        while not mail.wait(lambda: seq in mail.elections, min(until, began + pause_s)):
+            awaited = mail.progress or "waiting for all members to call sync_state"
+            if time.monotonic() >= until:
+                self._give_up(seq, awaited)
+            _log.warning("sync_state has not ended for %.1f s: %s", pause_s, awaited)
+            pause_s *= 2
         elected = mail.elections[seq]
         if elected.error:
             raise UsageError(elected.error)

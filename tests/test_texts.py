@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import pccl_py as pccl
+from pccl_py import state_sync
+from pccl_py.cli import status
 from pccl_py.coordinator import embedded
 from pccl_py.dataplane import engine, results
 from pccl_py.dataplane.buffers import Buffer
 from pccl_py.dataplane.op import Op
 from pccl_py.errors import Code
+from pccl_py.launch import inquiry
 from pccl_py.types import DType, Kind, Phase
 from tests.crew import Crew, crew, join_all, start
 
@@ -73,17 +76,31 @@ def test_the_limit_is_that_of_the_core() -> None:
     assert f"#define PCCL_SEGMENTS_MAX {engine.SEGMENTS_MAX} " in header
 
 
-def test_a_sync_that_times_out_names_who_did_not_call_it() -> None:
-    with embedded.start() as own, crew(own.address, 3, deadline_s=2.0) as three:
+def test_a_sync_that_times_out_names_who_did_not_call_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(state_sync, "STALL_S", 0.5)
+    with embedded.start() as own, crew(own.address, 3, deadline_s=2.5) as three:
+        late = three[2].name
         calls = [three.on(i, lambda c: c.sync_state({"x": np.zeros(2)})) for i in range(2)]
+        told = [sorted([three[0].name, three[1].name]), [late]]
+        where, found = inquiry.status(own.address, "", None)
+        until = time.monotonic() + 2
+        while not found["syncs"] or len(found["syncs"][0]["members"]) < 2:
+            assert time.monotonic() < until
+            where, found = inquiry.status(own.address, "", None)
+        (sync,) = found["syncs"]
+        assert [sorted(sync["members"]), sync["awaited"]] == told
+        assert f"; awaited: {late}" in status.table(where, found)
         for call in calls:
             error = call.exception(10.0)
             assert type(error) is pccl.DeadlineExceeded
-            late = re.fullmatch(
+            named = re.fullmatch(
                 r"sync_state: waiting for (m\d) \(\w+\) to call sync_state", str(error)
             )
-            assert late is not None, error
-            assert late[1] == three[2].name
+            assert named is not None, error
+            assert named[1] == late
+        assert f"sync_state has not ended for 1.0 s: waiting for {late}" in caplog.text
 
 
 def test_a_sync_without_a_coordinator_says_so() -> None:

@@ -106,6 +106,11 @@ def table(address: Endpoint, status: Json) -> str:
     waiting = status.get("waiting")
     if isinstance(waiting, str) and waiting:
         lines += [f"now: {encoding.printable(waiting)}"]
+    lines += [
+        f"in sync_state: {_names(sync.get('members'), 0)}; "
+        f"awaited: {_names(sync.get('awaited'), 0)}"
+        for sync in _entries(status, "syncs")
+    ]
     lines += _broken(members, status.get("excluded"))
     journal = status.get("journal")
     if isinstance(journal, dict):

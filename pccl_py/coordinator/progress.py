@@ -168,6 +168,7 @@ def status_json(state: State, now: float, answers: Mapping[PeerId, InFlight]) ->
         "ops_more": sum(answer.running for answer in told.values()) - len(rows),
         "unanswered": [_who(state.members[peer]) for peer in state.living() if peer not in told],
         "awaited": [_who(state.members[peer]) for peer in awaited(state)],
+        "syncs": _syncs(state),
         "waiting": waiting_text(state),
         "excluded": [[peer_text(a), peer_text(b)] for a, b in _excluded(state)],
     }
@@ -198,6 +199,22 @@ def _ops(state: State, answers: Mapping[PeerId, InFlight]) -> list[dict[str, obj
             "timed_out": op.timed_out,
         }
         for _, peer, op in rows
+    ]
+
+
+def _syncs(state: State) -> list[dict[str, object]]:
+    """Who waits in sync_state, and for whom."""
+    return [
+        {
+            "group": group,
+            "members": [state.members[peer].name for peer in offers if state.is_living(peer)],
+            "awaited": [
+                member.name
+                for member in (state.members[peer] for peer in state.living())
+                if member.group == group and member.peer not in offers
+            ],
+        }
+        for (group, _), offers in state.soft.offers.items()
     ]
 
 
