@@ -161,7 +161,9 @@ def _log_to_stderr(level: str) -> Iterator[None]:
     """Log from a thread of its own: a terminal that is held (Ctrl-S), or a pipe that nobody reads,
     must not stop the run."""
     records: queue.Queue[logging.LogRecord | None] = queue.Queue(LOG_RECORDS_MAX)
-    logging.basicConfig(level=level.upper(), handlers=[_Lossy(records)], force=True)
+    text_only = "%(message)s"  # the writer adds the rest
+    lossy = _Lossy(records)
+    logging.basicConfig(level=level.upper(), handlers=[lossy], format=text_only, force=True)
     writer = threading.Thread(target=_write_log, args=(records,), name="pccl-log", daemon=True)
     writer.start()
     try:

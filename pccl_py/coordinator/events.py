@@ -96,10 +96,11 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something worth a log line; `fields` are (name, value) pairs for people."""
+    """Something worth a log line; `fields` are (name, value) pairs for people. grave: a warning."""
 
     name: str
     fields: tuple[tuple[str, str], ...] = ()
+    grave: bool = False
 
 
 Action = Send | Close | Journal | SetTimer | Note

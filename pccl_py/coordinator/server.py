@@ -329,9 +329,10 @@ class _Shell(Generic[S]):
                 pass  # done, before all others
             case SetTimer(at):
                 self._tick_at = at
-            case Note(name, fields):
+            case Note(name, fields, grave):
                 values = " ".join(f"{key}={encoding.printable(text)}" for key, text in fields)
-                _log.info("%s", f"{name} {values}".rstrip())
+                level = logging.WARNING if grave else logging.INFO
+                _log.log(level, "%s", f"{name} {values}".rstrip())
             case _:
                 assert_never(action)
 

@@ -263,5 +263,5 @@ class Turn:
         if connection is not None:
             self.actions.append(Send(connection, message))
 
-    def note(self, name: str, *fields: tuple[str, str]) -> None:
-        self.actions.append(Note(name, fields))
+    def note(self, name: str, *fields: tuple[str, str], grave: bool = False) -> None:
+        self.actions.append(Note(name, fields, grave))

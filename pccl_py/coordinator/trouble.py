@@ -22,7 +22,7 @@ def failed(turn: Turn, event: JournalFailed) -> None:
     """A record could not be stored."""
     old = turn.state.trouble
     if old is None:
-        turn.note("journal_failed", ("reason", event.reason))
+        turn.note("journal_failed", ("reason", event.reason), grave=True)
     since = turn.now if old is None else old.since
     turn.state = replace(turn.state, trouble=Trouble(since, event.reason))
     admission.release(turn, "the journal takes no record")

@@ -251,10 +251,10 @@ class Stage:
             case ke.Journal(record=record, run=run):
                 self.journal, self.run = record, run
                 return f"journal {self.record(record)}"
-            case ke.Note(name=name, fields=fields):
+            case ke.Note(name=name, fields=fields, grave=grave):
                 if name in ("view", "disconnected"):
                     return ""
-                return f"note {name}: " + ", ".join(f"{k} {v}" for k, v in fields)
+                return f"{'warning' if grave else 'note'} {name}: " + ", ".join(f"{k} {v}" for k, v in fields)
         return ""  # timers show by what they do
 
     def words(self, message: m.FromCoordinator) -> str:
