@@ -51,7 +51,14 @@ from pccl_py.coordinator.events import (
     Started,
     Tick,
 )
-from pccl_py.coordinator.sockets import hold, open_monitor, open_router, resolved
+from pccl_py.coordinator.sockets import (
+    PortInUse,
+    hold,
+    is_free,
+    open_monitor,
+    open_router,
+    resolved,
+)
 from pccl_py.coordinator.store import Deposed, NotStored, Store
 from pccl_py.errors import Code, PcclError, RemoteProtocolError, UsageError
 from pccl_py.protocol import encoding
@@ -71,7 +78,7 @@ from pccl_py.protocol.messages import (
 )
 
 EVENTS_MAX = 1024
-RETRY_S = 0.5  # how often it is tried whether the journal takes records again
+RETRY_S = 0.5  # how often it is tried whether the journal takes records again, a port is free
 
 _AFTER_GREETING_S = (0.05, 0.5)
 """A peer that died right after its Hello may have been reported broken before that was read."""
@@ -104,14 +111,20 @@ async def serve(
     """Run a coordinator until SIGTERM or SIGINT; `ready(host, port)` is called when it listens,
     which a standby does only when it acts.
 
-    Raises UsageError (off loopback without a secret, a state directory in use or of another run),
-    ResourceError (port in use, disk). Runs on the main thread, because of the signals.
+    Raises UsageError (off loopback without a secret, a standby on port 0, a state directory in use
+    or of another run), ResourceError (port in use, disk). Runs on the main thread, because of
+    the signals.
     """
     host = resolved(config.bind)
     if not host.is_loopback and config.secret is None:
         raise UsageError(
             f"refusing to listen on {config.bind} without a run secret: "
             "set PCCL_SECRET or PCCL_SECRET_FILE, or bind to 127.0.0.1"
+        )
+    if config.place.standby and config.bind.port == 0:
+        raise UsageError(
+            f"--standby with --bind {config.bind}: choose the port, or no peer can list it in "
+            'join("one:PORT,two:PORT")'
         )
     end = tenure.End(config.parent_pid)
     place = config.place
@@ -122,6 +135,16 @@ async def serve(
         except Deposed as error:
             place = tenure.retired(place, error)
             _log.warning("acts no more: %s", error.strerror)
+        except PortInUse as error:
+            if not place.standby:
+                raise
+            # The store is given back meanwhile: another standby may act, if its port is free.
+            _log.warning("cannot take over, and stands by until that is free: %s", error.strerror)
+            while True:
+                if await end.within(RETRY_S):
+                    return
+                if is_free(host):
+                    break
 
 
 async def _act(

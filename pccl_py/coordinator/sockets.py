@@ -7,6 +7,7 @@ address and what to do.
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,12 @@ LISTEN_BACKLOG = 1024
 LINGER_MS = 300
 HANDSHAKE_MS = 5000
 
+_log = logging.getLogger("pccl.coordinator")
+
+
+class PortInUse(ResourceError):
+    """Another program has the port. A standby waits until it is free."""
+
 
 def resolved(bind: Endpoint) -> Endpoint:
     """`bind` with a numeric host, since a zmq socket binds to no names."""
@@ -40,7 +47,7 @@ def resolved(bind: Endpoint) -> Endpoint:
 @contextmanager
 def open_router(bind: Endpoint, timers: Timers) -> Iterator[zmq.asyncio.Socket]:
     """A bound ROUTER that notices silent peers within the detection time; at the end it lingers
-    just long enough for last words. Raises ResourceError (port in use, address not ours)."""
+    just long enough for last words. Raises PortInUse, ResourceError (address not ours)."""
     context = zmq.asyncio.Context()
     router = context.socket(zmq.ROUTER)
     silence_ms = max(1, int(600 * timers.detection_s))
@@ -76,7 +83,7 @@ def _bind(router: zmq.asyncio.Socket, bind: Endpoint) -> None:
                 f"port {bind.port} on {bind.host} is in use: stop the coordinator that runs there "
                 "(`pccl status` shows it), or choose another port with --bind"
             )
-            raise ResourceError(error.errno, text) from None
+            raise PortInUse(error.errno, text) from None
         raise _refused(bind, error.errno, error.strerror) from None
 
 
@@ -84,17 +91,38 @@ def _bind(router: zmq.asyncio.Socket, bind: Endpoint) -> None:
 def hold(bind: Endpoint, wanted: bool) -> Iterator[socket.socket]:
     """Keeps the port for a standby, whom nobody may reach before it acts: bound and not listening,
     so that calls are refused. If `wanted`; close it to listen there. A port that is in use may be
-    that of the coordinator it stands by for, and is asked for again when that is gone."""
-    family = socket.AF_INET6 if bind.is_v6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as kept:
-        if wanted and bind.port:
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                kept.bind((bind.host, bind.port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise _refused(bind, error.errno, error.strerror) from None
+    that of the coordinator it stands by for: that is a warning, and it is asked for again when that
+    one is gone."""
+    with _tcp(bind) as kept:
+        if wanted and bind.port and not _take(kept, bind):
+            _log.warning(
+                "port %d on %s is in use: right if the coordinator that acts now listens there; "
+                "free it otherwise, or this standby cannot take over",
+                bind.port, bind.host,
+            )  # fmt: skip
         yield kept
+
+
+def is_free(bind: Endpoint) -> bool:
+    """Whether nobody has the port now. Raises ResourceError if it can never be ours."""
+    with _tcp(bind) as asked:
+        return _take(asked, bind)
+
+
+def _tcp(bind: Endpoint) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if bind.is_v6 else socket.AF_INET, socket.SOCK_STREAM)
+
+
+def _take(fresh: socket.socket, bind: Endpoint) -> bool:
+    """Bind it as a ROUTER does; False if the port is in use."""
+    fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        fresh.bind((bind.host, bind.port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise _refused(bind, error.errno, error.strerror) from None
+    return True
 
 
 def _refused(bind: Endpoint, number: int | None, why: str | None) -> ResourceError:

@@ -254,7 +254,8 @@ class Stage:
             case ke.Note(name=name, fields=fields, grave=grave):
                 if name in ("view", "disconnected"):
                     return ""
-                return f"{'warning' if grave else 'note'} {name}: " + ", ".join(f"{k} {v}" for k, v in fields)
+                text = ", ".join(f"{k} {v}" for k, v in fields)
+                return f"{'warning' if grave else 'note'} {name}: {text}"
         return ""  # timers show by what they do
 
     def words(self, message: m.FromCoordinator) -> str:

@@ -69,6 +69,52 @@ def test_a_standby_takes_over_and_members_find_it(tmp_path: Path) -> None:
     assert took_s < 5.0
 
 
+def test_a_standby_whose_port_is_taken_says_so_and_waits_for_it(tmp_path: Path) -> None:
+    shared = ("--state-dir", str(tmp_path), "--standby")
+    one, three = free_ports(2)
+    with socket.create_server(("127.0.0.1", 0)) as other, ExitStack() as stack:
+        two = other.getsockname()[1]
+        first = stack.enter_context(started("--bind", f"127.0.0.1:{one}", *shared))
+        until_said(first, "stdout", "listening on")
+        second = stack.enter_context(started("--bind", f"127.0.0.1:{two}", *shared))
+        until_said(second, "stderr", f"WARNING port {two} on 127.0.0.1 is in use")
+        until_said(second, "stderr", "standing by")
+        first.kill()
+        until_said(second, "stderr", "WARNING cannot take over")
+        # It keeps nobody else from acting meanwhile.
+        third = stack.enter_context(started("--bind", f"127.0.0.1:{three}", *shared))
+        until_said(third, "stdout", "listening on")
+        other.close()
+        until_said(second, "stderr", "standing by: another coordinator")
+        third.kill()
+        assert until_said(second, "stdout", "listening on") == f"listening on 127.0.0.1:{two}\n"
+        second.terminate()
+        assert second.wait(10) == 0
+
+
+def test_a_standby_on_the_port_of_the_one_that_acts_takes_over(tmp_path: Path) -> None:
+    words = ("--bind", f"127.0.0.1:{free_ports(1)[0]}", "--state-dir", str(tmp_path), "--standby")
+    with started(*words) as first, ExitStack() as stack:
+        until_said(first, "stdout", "listening on")
+        second = stack.enter_context(started(*words))
+        until_said(second, "stderr", "is in use: right if the coordinator that acts now")
+        first.kill()
+        until_said(second, "stdout", "listening on")
+        second.terminate()
+        assert second.wait(10) == 0
+
+
+def test_a_standby_that_waits_for_its_port_goes_when_it_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        bind = f"127.0.0.1:{other.getsockname()[1]}"
+        with started("--bind", bind, "--state-dir", str(tmp_path), "--standby") as waits:
+            until_said(waits, "stderr", "cannot take over")
+            waits.send_signal(signal.SIGTERM)
+            assert waits.wait(10) == 0
+            assert waits.stdout is not None
+            assert waits.stdout.read() == ""
+
+
 def test_a_standby_waits_in_silence_and_goes_when_it_is_told(tmp_path: Path) -> None:
     one, two = free_ports(2)
     shared = ("--state-dir", str(tmp_path))
@@ -81,7 +127,8 @@ def test_a_standby_waits_in_silence_and_goes_when_it_is_told(tmp_path: Path) -> 
             socket.create_connection(("127.0.0.1", two), 5).close()
         for words, says in (
             (("--bind", "127.0.0.1:0", *shared), "another coordinator runs on"),
-            (("--bind", "127.0.0.1:0", "--standby"), "--standby needs --state-dir"),
+            (("--bind", f"127.0.0.1:{two}", "--standby"), "--standby needs --state-dir"),
+            (("--bind", "127.0.0.1:0", *shared, "--standby"), "choose the port"),
         ):
             refused = subprocess.run(
                 [*COORDINATOR, *words],
