@@ -136,6 +136,7 @@ async def opened(
     log_dir: where `coordinator.N.log` goes; None: beside the journal, gone with it.
     Raises PcclError when the first start fails."""
     with tempfile.TemporaryDirectory(prefix="pccl-run-", ignore_cleanup_errors=True) as directory:
+        undertaker.inherit(Path(directory))
         state_dir = Path(directory) / "state"
         state_dir.mkdir()
         logs = Path(directory) if log_dir is None else log_dir

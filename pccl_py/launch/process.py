@@ -121,6 +121,10 @@ class Undertaker:
         """`pid` was reaped; its number may be somebody else's soon."""
         self._tell(f"-{pid}\n")
 
+    def inherit(self, directory: Path) -> None:
+        """`directory` is removed with the launcher, if that has not done it."""
+        self._tell(f"/{os.fsencode(directory.absolute()).hex()}\n")
+
     def _tell(self, line: str) -> None:
         assert self._popen.stdin is not None
         # If somebody killed the helper only the death signals are left, which is enough.

@@ -148,11 +148,15 @@ def test_kill_9_of_the_launcher_leaves_nothing(bench: Bench) -> None:
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(100)'])\n{HANG}"
     )
-    launcher = bench.start("-n", "2", script)
+    temporary = bench.directory / "tmp"
+    temporary.mkdir()
+    launcher = bench.start("-n", "2", script, TMPDIR=str(temporary))
     pids(launcher, 2)
     assert len(marked(bench.mark)) >= 6
+    assert [path.name[:9] for path in temporary.iterdir()] == ["pccl-run-"]
     launcher.kill()
     assert wait_gone(bench.mark, timeout_s=5) == set()
+    assert list(temporary.iterdir()) == []
 
 
 def test_two_launchers_side_by_side_and_one_that_joins(bench: Bench) -> None:
