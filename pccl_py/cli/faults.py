@@ -16,13 +16,14 @@ from typing import TextIO
 from pccl_py.bench import machine
 from pccl_py.bench.faults import figures
 from pccl_py.bench.faults.figures import Figure
-from pccl_py.bench.faults.programme import CASES, TRIALS, WORLDS, Programme, played
+from pccl_py.bench.faults.programme import CASES, TRIALS, WORLDS, Programme, cases_text, played
 from pccl_py.errors import PcclError, UsageError
 
 DESCRIPTION = f"""\
 faults: what a death costs, instead of a collective. Real processes are killed in mid all-reduce, in
-place, and every value is checked; cases: {", ".join(CASES)}. Uses -n ({TRIALS}), --world
-({",".join(map(str, WORLDS))}), --case, --vs gloo, --json and --plain only.
+place, and every value is checked. Uses -n ({TRIALS}), --world
+({",".join(map(str, WORLDS))}), --case, --vs gloo, --json and --plain only. Cases:
+{cases_text()}
 example: pccl bench faults --json"""
 
 

@@ -98,6 +98,12 @@ def test_what_cannot_be_played_is_said(worlds: list[int], cases: str, vs: str, t
         faults.programme(argparse.Namespace(case=cases, vs=vs), worlds, trials)
 
 
+def test_a_row_that_is_no_case_is_refused_with_the_case_that_gives_it() -> None:
+    with pytest.raises(UsageError, match=r"'join' must be of sigkill \(rows: sigkill, join\), "):
+        faults.programme(argparse.Namespace(case="join", vs=""), [2], 1)
+    assert "scale (rows: storm, simulated)" in faults.DESCRIPTION
+
+
 def test_all_cases_by_default() -> None:
     plan = faults.programme(argparse.Namespace(case=None, vs=""), [], None)
     assert plan == Programme()

@@ -7,6 +7,7 @@ import time
 import uuid
 
 from pccl_py.bench.faults import scale, stage
+from pccl_py.bench.faults.programme import ROWS
 from pccl_py.cli import bench
 from tests.cli.test_bench_cli import run, start
 from tests.launch.processes import marked, wait_gone
@@ -20,6 +21,7 @@ def test_deaths_joins_and_restarts_are_measured_and_right() -> None:
     assert {(row["case"], row["world"]) for row in rows} == {
         ("sigkill", 3), ("join", 3), ("restart", 4)
     }  # fmt: skip
+    assert {row["case"] for row in rows} == {*ROWS["sigkill"], *ROWS["restart"]}
     found = {(row["case"], row["figure"]): row for row in rows}
     after = found["sigkill", "detection: kill to first flush"]
     assert after["n"] == 1

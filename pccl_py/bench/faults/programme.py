@@ -15,7 +15,16 @@ from pccl_py.bench.faults.figures import Figure
 from pccl_py.bench.faults.stage import Nursery
 from pccl_py.errors import PcclError, UsageError
 
-CASES = ("sigkill", "reform", "sigstop", "restart", "scale")
+_HALF = cases.REFORM_WORLD // 2
+ROWS = {
+    "sigkill": ("sigkill", "join"),
+    "reform": (f"{_HALF} deaths", f"{_HALF} joins", "start"),
+    "sigstop": ("sigstop",),
+    "restart": ("restart",),
+    "scale": ("storm", "simulated"),
+}
+"""What `Figure.case` says in the rows of each case that can be asked for."""
+CASES = tuple(ROWS)
 WORLDS = (2, 4, 8, 16)
 WORLD_MAX = (
     16  # members contribute powers of two; float32 holds 24 bits of a sum, a pattern takes 3
@@ -42,11 +51,20 @@ class Programme:
     def __post_init__(self) -> None:
         strange = [case for case in self.cases if case not in CASES]
         if strange or not self.cases:
-            raise UsageError(f"--case {','.join(strange)!r} must be of {', '.join(CASES)}")
+            raise UsageError(f"--case {','.join(strange)!r} must be of {cases_text()}")
         if not all(2 <= world <= WORLD_MAX for world in self.worlds):
             raise UsageError(f"--world must be from 2 to {WORLD_MAX} for faults")
         if self.trials < 1:
             raise UsageError("-n must be 1 or more")
+
+
+def cases_text() -> str:
+    """The cases as people read them, with the rows that each gives where those have other names."""
+    shown = (
+        case if rows == (case,) else f"{case} (rows: {', '.join(rows)})"
+        for case, rows in ROWS.items()
+    )
+    return ", ".join(shown)
 
 
 def size_of(world: int) -> int:
