@@ -30,13 +30,13 @@ def check_text(what: str, text: object, bytes_max: int) -> None:
 def seconds(timeout: float | None, *, may_be_zero: bool = False) -> float | None:
     """A time-out in seconds; None (as long as it takes) also for infinity and for over 30 days.
 
-    Raises UsageError unless it is a positive number of seconds, or None."""
+    Raises UsageError unless it is a positive number of seconds (0 if that may be), or None."""
     if timeout is None:
         return None
     found = number(timeout)
     if not (found > 0 or (may_be_zero and found == 0)):
-        sign = "a number" if may_be_zero else "a positive number"
-        raise UsageError(f"timeout={shown(timeout)} must be {sign} of seconds, or None")
+        must = "0 or more seconds" if may_be_zero else "a positive number of seconds"
+        raise UsageError(f"timeout={shown(timeout)} must be {must}, or None")
     return found if found <= LONGEST_S else None
 
 

@@ -220,4 +220,5 @@ def test_seconds() -> None:
     assert arguments.seconds(1e300) is None
     assert arguments.seconds(2) == 2.0
     assert arguments.seconds(0, may_be_zero=True) == 0.0
+    refused(lambda: arguments.seconds(-1, may_be_zero=True), "0 or more seconds, or None")
     refused(lambda: arguments.seconds(10**5000), "timeout=int")
