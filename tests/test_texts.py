@@ -204,6 +204,6 @@ def test_names_and_times_that_cannot_be_are_said_to_be_so(pair: Crew) -> None:
     where = pair[0]._control._config.coordinators[0]
     for timeout in (1e-9, 1e-3):
         with pytest.raises(
-            pccl.DeadlineExceeded, match="not admitted in time: (.* had no time to answer|waiting)"
+            pccl.DeadlineExceeded, match=r"not admitted in time: (.* had no time to answer|waiting)"
         ):
             pccl.join(str(where), timeout=timeout)
