@@ -122,7 +122,7 @@ _PHASES = {
     Phase.NONE: "its turn",
     Phase.VIEW: "the next view",
     Phase.SUBMIT: "members to submit it",
-    Phase.REDUCE: "the reduction",
+    Phase.REDUCE: "values",
     Phase.COPY: "copies",
     Phase.CONFIRM: "confirmation",
 }

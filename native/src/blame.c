@@ -205,7 +205,7 @@ static const char *words_of(int phase) {
     case PCCL_PHASE_SUBMIT:
         return "members to submit it";
     case PCCL_PHASE_REDUCE:
-        return "the reduction";
+        return "values";
     case PCCL_PHASE_COPY:
         return "copies";
     case PCCL_PHASE_CONFIRM:

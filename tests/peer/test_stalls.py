@@ -29,6 +29,12 @@ def test_a_line_says_who_what_phase_how_long_and_bytes() -> None:
     assert stalls.look(stalls.NONE, nobody, None, 5.0)[1][0].endswith("24 of 800 bytes missing")
 
 
+def test_a_broadcast_waits_for_no_reduction() -> None:
+    op = replace(OP, kind=Kind.BROADCAST, phase=Phase.REDUCE, age_ms=9000)
+    _, (line,) = stalls.look(stalls.NONE, Inspected((op,), 1), None, 5.0)
+    assert "waiting for values, 24 of 800" in line
+
+
 def test_lines_come_at_twice_the_age() -> None:
     state, at = stalls.NONE, []
     for tick in range(1, 200):
