@@ -101,10 +101,7 @@ bool pc_drive_turn(pccl_engine *engine, int timeout_ms) {
     if (ms < 0 || ms > timeout_ms)
         ms = timeout_ms;
     int count = pc_io_poll(io, events, ms);
-    if (count < 0)
-        return false;
-    (void)pc_io_turn(io, events, count); /* told to stop: pccl-io will be, too */
-    return true;
+    return count >= 0 && pc_io_turn(io, events, count);
 }
 
 void pc_drive_leave(pccl_engine *engine) {

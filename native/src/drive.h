@@ -33,7 +33,7 @@ void pc_drive_run(struct pccl_engine *engine);
 /* A user thread takes the wheel. false: another has it. */
 bool pc_drive_take(struct pccl_engine *engine);
 /* Whoever took it: one turn of the loop, which waits for events for at most timeout_ms. false: a
- * signal came. */
+ * signal came, or the engine was told to stop (so is pccl-io, when it drives next). */
 bool pc_drive_turn(struct pccl_engine *engine, int timeout_ms);
 void pc_drive_leave(struct pccl_engine *engine);
 

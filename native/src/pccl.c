@@ -310,8 +310,7 @@ void pccl_engine_stats(pccl_engine *engine, struct pccl_stats *stats) {
     pthread_mutex_unlock(&engine->stats_mutex);
 }
 
-/* ---- called by who drives
- * ------------------------------------------------------------------------
+/* ---- called by who drives ----------------------------------------------------------------------
  */
 
 void pc_engine_post(pccl_engine *engine, const struct pccl_event *event) {

@@ -14,10 +14,10 @@
  *
  * Windows: an owner asks for the parts of at most `open_window` of its segments at a time; which,
  * it says in READY. It alone decides, so parts of different ops cannot wait for each other. At most
- * half of them may be of ops that not all are known to have submitted. Some parts to
- * each owner go unasked, so that an op need not wait for its READY: `eager_window` of those of
- * small ops, `unasked_window` of others; they are released by the copy. An owner has at most
- * `copy_window` copies under way that were not preceded by parts.
+ * half of them may be of ops that not all are known to have submitted. Some parts to each owner go
+ * unasked, so that an op need not wait for its READY: `eager_window` of those of small ops,
+ * `unasked_window` of others; they are released by the copy. An owner has at most `copy_window`
+ * copies under way that were not preceded by parts.
  *
  * In a repaired view the holder is the owner and only COPY, ACK and MARK run again. */
 #include <stdlib.h>

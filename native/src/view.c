@@ -278,9 +278,9 @@ static void set_windows(pc_core *core) {
     core->eager_window = at_least(2, buffers / 8 / others);
     uint32_t unasked = PC_UNASKED_BYTES / (uint32_t)core->config.segment_bytes_max;
     core->unasked_window = unasked < core->eager_window ? unasked : core->eager_window - 1;
-    /* What one member may send: on the ring all comes from one; a link (its or
-     * our calls) receives one at a time. A sum that starts with a weight lies in a buffer at its
-     * starter, too. */
+    /* What one member may send: on the ring all comes from one; a link, called by it or by us,
+     * receives one at a time. A sum that starts with a weight lies in a buffer at its starter, too.
+     */
     uint32_t ring = (2 * core->window + core->copy_window) * world;
     uint32_t star = core->open_window + core->eager_window;
     uint32_t relayed = 2 * PC_RELAY_CREDIT * core->cut_count; /* both ways */

@@ -16,20 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pccl_py.types import DType, ReduceOp
+from tests.dtypes import STORED, Array
 
-Array = npt.NDArray[np.generic]
-
-STORED: dict[DType, type[np.generic]] = {
-    DType.UINT8: np.uint8,
-    DType.INT8: np.int8,
-    DType.INT16: np.int16,
-    DType.INT32: np.int32,
-    DType.INT64: np.int64,
-    DType.FLOAT16: np.float16,
-    DType.BFLOAT16: np.uint16,
-    DType.FLOAT32: np.float32,
-    DType.FLOAT64: np.float64,
-}
 NAN_BITS = {
     DType.FLOAT16: 0x7E00,
     DType.BFLOAT16: 0x7FC0,
