@@ -202,7 +202,7 @@ class Engine:
         return int(self.setting.clock.now * 1e9)
 
     def settle(self) -> None:
-        """As one turn of pc_io_run: time, events, bytes out, events."""
+        """As pc_io_turn: time, events, bytes out, events."""
         self.lib.pc_core_tick(self.core, self.now_ns)
         self._tell()
         for end in list(self.ends.values()):
